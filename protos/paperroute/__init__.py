@@ -1,0 +1,1 @@
+"""PaperRoute's gRPC contracts, as Python modules."""
