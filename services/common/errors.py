@@ -1,0 +1,263 @@
+"""The errors our domain code raises, and the gRPC status each becomes.
+
+Callers branch on `reason`, never on the message. A message names the thing, what was wanted and what was found.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+DOMAIN = "paperroute"
+DETAILS_KEY = "grpc-status-details-bin"
+_Detail = TypeVar("_Detail", bound=Message)
+
+MAX_VIOLATIONS = 40  # a status travels in HTTP/2 headers, which are limited to about 8 KiB
+MAX_DESCRIPTION = 160  # characters of a violation or message that travel; keeps 40 of them under the limit
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Violation:
+    """One broken rule of a request: the field's path ("spec.question") and what was wanted."""
+
+    field: str
+    description: str
+
+
+class PaperRouteError(Exception):
+    """A failure that a caller can understand and react to."""
+
+    code: ClassVar[grpc.StatusCode]
+    reason: ClassVar[str]
+
+    def __init__(self, message: str, **metadata: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.metadata: Mapping[str, str] = metadata
+
+    def details(self) -> Sequence[Message]:
+        """Return the google.rpc details besides ErrorInfo."""
+        return ()
+
+
+class InvalidRequest(PaperRouteError):
+    """Fields break their rules; all of them are named."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+    reason = "INVALID_REQUEST"
+
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        lines = [f"{each.field}: {each.description}" if each.field else each.description for each in violations]
+        super().__init__("; ".join(lines))
+        self.violations = tuple(violations)
+
+    def details(self) -> Sequence[Message]:
+        """Return a BadRequest with the first violations, and the number of those that did not fit."""
+        shown = [
+            error_details_pb2.BadRequest.FieldViolation(field=v.field, description=_short(v.description))
+            for v in self.violations[:MAX_VIOLATIONS]
+        ]
+        if len(self.violations) > MAX_VIOLATIONS:
+            more = len(self.violations) - MAX_VIOLATIONS
+            shown.append(error_details_pb2.BadRequest.FieldViolation(description=f"and {more} more"))
+        return (error_details_pb2.BadRequest(field_violations=shown),)
+
+
+class NotFound(PaperRouteError):
+    """There is no thing of that kind and name, or it is not the caller's."""
+
+    code = grpc.StatusCode.NOT_FOUND
+    reason = "NOT_FOUND"
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(f"no {kind} {name!r}", kind=kind, name=name)
+
+    def details(self) -> Sequence[Message]:
+        """Return a ResourceInfo that names the thing."""
+        return (_resource(self.metadata),)
+
+
+class AlreadyExists(PaperRouteError):
+    """The name is taken by something else."""
+
+    code = grpc.StatusCode.ALREADY_EXISTS
+    reason = "ALREADY_EXISTS"
+
+    def __init__(self, kind: str, name: str, difference: str) -> None:
+        super().__init__(f"{kind} {name!r} exists with another {difference}", kind=kind, name=name)
+
+    def details(self) -> Sequence[Message]:
+        """Return a ResourceInfo that names the thing."""
+        return (_resource(self.metadata),)
+
+
+class UpstreamFailed(PaperRouteError):
+    """Something outside (arXiv, a model provider, a store) does not answer as it should."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+    reason = "UPSTREAM_FAILED"
+
+    def __init__(self, source: str, problem: str, *, retry_after_s: float = 0) -> None:
+        super().__init__(f"{source}: {problem}", source=source)
+        self.retry_after_s = retry_after_s
+
+    def details(self) -> Sequence[Message]:
+        """Return how long to wait before the next try."""
+        return (_retry(self.retry_after_s),)
+
+
+class BudgetReached(PaperRouteError):
+    """The next call could cost more than is left."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "BUDGET_REACHED"
+
+    def __init__(self, limit_nano_usd: int) -> None:
+        super().__init__(
+            f"the limit of {limit_nano_usd} nano-US-dollars is reached; raise it", limit_nano_usd=str(limit_nano_usd)
+        )
+
+
+class QueueFull(PaperRouteError):
+    """As much work is under way as is allowed."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "QUEUE_FULL"
+
+    def __init__(self, limit: int, *, retry_after_s: float) -> None:
+        super().__init__(f"{limit} are under way, which is the most; try again later", limit=str(limit))
+        self.retry_after_s = retry_after_s
+
+    def details(self) -> Sequence[Message]:
+        """Return how long to wait before the next try."""
+        return (_retry(self.retry_after_s),)
+
+
+class _Precondition(PaperRouteError):
+    code = grpc.StatusCode.FAILED_PRECONDITION
+
+    def details(self) -> Sequence[Message]:
+        """Return a PreconditionFailure with the message."""
+        violation = error_details_pb2.PreconditionFailure.Violation(type=self.reason, description=_short(self.message))
+        return (error_details_pb2.PreconditionFailure(violations=[violation]),)
+
+
+class Unpriced(_Precondition):
+    """A budget was set for a model whose price is unknown."""
+
+    reason = "UNPRICED"
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"{model}: its price is unknown, so no budget can be kept; set a price for it", model=model)
+
+
+class NotReady(_Precondition):
+    """Something this needs is missing on the server; the advice says what to set up."""
+
+    reason = "NOT_READY"
+
+    def __init__(self, what: str, advice: str) -> None:
+        super().__init__(f"{what}: {advice}", what=what)
+
+
+class NoSearchTerms(_Precondition):
+    """The question holds nothing to search for that the engine understands."""
+
+    reason = "NO_SEARCH_TERMS"
+
+    def __init__(self, advice: str) -> None:
+        super().__init__(f"no search term can be made of the question; {advice}")
+
+
+class Unauthenticated(PaperRouteError):
+    """The caller did not prove who it is."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+    reason = "UNAUTHENTICATED"
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+
+
+class Forbidden(PaperRouteError):
+    """The caller's token does not allow this."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+    reason = "FORBIDDEN"
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"this needs a token with the scope {scope!r}", scope=scope)
+
+
+def status_of(error: PaperRouteError) -> status_pb2.Status:
+    """Return the status an error travels as: code, message, ErrorInfo and the error's own details."""
+    info = error_details_pb2.ErrorInfo(
+        reason=error.reason, domain=DOMAIN, metadata={key: _short(value) for key, value in error.metadata.items()}
+    )
+    status = status_pb2.Status(code=code_pb2.Code.Value(error.code.name), message=_limited(error.message, 1_000))
+    for detail in (info, *error.details()):
+        packed = AnyMessage()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status
+
+
+def status_in(failure: grpc.aio.AioRpcError) -> status_pb2.Status | None:
+    """Return the rich status a failed call carries, or None when it carries none that can be read."""
+    for key, value in failure.trailing_metadata() or ():
+        if key == DETAILS_KEY and isinstance(value, bytes):
+            try:
+                return status_pb2.Status.FromString(value)
+            except ValueError:
+                return None
+    return None
+
+
+def reason_in(failure: grpc.aio.AioRpcError) -> str:
+    """Return the ErrorInfo reason of a failed call; its status name when it carries none."""
+    for info in _details_in(failure, error_details_pb2.ErrorInfo):
+        if info.reason:
+            return info.reason
+    return failure.code().name
+
+
+def violations_in(failure: grpc.aio.AioRpcError) -> list[Violation]:
+    """Return the broken fields a failed call names, in the order of the request's checks."""
+    return [
+        Violation(field=each.field, description=each.description)
+        for detail in _details_in(failure, error_details_pb2.BadRequest)
+        for each in detail.field_violations
+    ]
+
+
+def _details_in(failure: grpc.aio.AioRpcError, kind: type[_Detail]) -> list[_Detail]:
+    status = status_in(failure)
+    found = []
+    for packed in status.details if status else ():
+        detail = kind()
+        if packed.Unpack(detail):
+            found.append(detail)
+    return found
+
+
+def _resource(metadata: Mapping[str, str]) -> error_details_pb2.ResourceInfo:
+    return error_details_pb2.ResourceInfo(resource_type=metadata["kind"], resource_name=_short(metadata["name"]))
+
+
+def _retry(seconds: float) -> error_details_pb2.RetryInfo:
+    delay = Duration()
+    delay.FromMilliseconds(round(seconds * 1000))
+    return error_details_pb2.RetryInfo(retry_delay=delay)
+
+
+def _short(text: str) -> str:
+    return _limited(text, MAX_DESCRIPTION)
+
+
+def _limited(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,55 @@
+"""What `paperroute serve ROLE` does for every role: settings, logs, traces, a server, and an orderly end."""
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+from pydantic_settings import BaseSettings
+
+from services.common import telemetry
+from services.common.server import RoleServer
+from services.common.settings import SettingsError, SharedSettings, load
+
+Settings = TypeVar("Settings", bound=BaseSettings)
+Mount = Callable[[RoleServer, Settings, SharedSettings], None]
+"""Makes a service's objects and adds them to a server that is bound but not started."""
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+async def serve_role(role: str, kind: type[Settings], mount: Mount[Settings]) -> None:
+    """Serve one role until a signal.
+
+    Raises:
+        SettingsError: the environment or the listen address cannot be used.
+    """
+    shared = load(SharedSettings)
+    settings = load(kind)
+    configure_logging(shared.log_level)
+    flush = telemetry.configure(role, shared.otlp_endpoint)
+    host = RoleServer(listen_of(settings), allow_insecure_listen=shared.allow_insecure_listen)
+    mount(host, settings, shared)
+    try:
+        await host.serve_until_signal(role)
+    finally:
+        flush()
+
+
+def listen_of(settings: BaseSettings) -> str:
+    """Return the address a role's settings name; every role has one."""
+    listen: str = settings.listen  # type: ignore[attr-defined] # each role's class declares it, with its own port
+    return listen
+
+
+def configure_logging(level: str) -> None:
+    """Send log records of `level` and above to stderr, one line each.
+
+    Raises:
+        SettingsError: there is no such level.
+    """
+    if level not in LEVELS:
+        raise SettingsError([f"PAPERROUTE_LOG_LEVEL={level!r}: one of {', '.join(LEVELS)}"])
+    logging.basicConfig(
+        level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
+    )

@@ -1,0 +1,108 @@
+"""The server every role runs on: health, reflection, errors, traces, draining."""
+
+import asyncio
+import ipaddress
+import logging
+import signal
+from collections.abc import Awaitable, Callable
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from services.common.channel import MAX_MESSAGE_BYTES
+from services.common.error_interceptor import ErrorInterceptor
+from services.common.settings import SettingsError
+from services.common.telemetry import ServerTracing
+
+logger = logging.getLogger(__name__)
+
+CONNECTION_AGE_S = 60
+"""After this long a client is asked to reconnect, so that it looks its addresses up again and finds new workers."""
+CONNECTION_GRACE_S = 3_600
+"""Longest a call may go on after that: longer than the longest survey that is watched."""
+DRAIN_S = 10
+"""Longest a stopping server waits for the calls under way."""
+
+
+class RoleServer:
+    """A gRPC server that services are mounted on; bound at once, serving after `start`."""
+
+    def __init__(self, listen: str, *, allow_insecure_listen: bool = False) -> None:
+        """Bind to `listen`, "host:port"; port 0 picks a free one.
+
+        Raises:
+            SettingsError: the address is taken, malformed, or beyond loopback without `allow_insecure_listen`.
+        """
+        if not (allow_insecure_listen or is_loopback(listen)):
+            raise SettingsError(
+                [
+                    f"{listen}: refusing to listen beyond loopback without encryption and tokens; "
+                    "set PAPERROUTE_ALLOW_INSECURE_LISTEN=true where the network itself is protected"
+                ]
+            )
+        self.server = grpc.aio.server(
+            interceptors=[ServerTracing(), ErrorInterceptor()],
+            options=[
+                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.max_connection_age_ms", CONNECTION_AGE_S * 1_000),
+                ("grpc.max_connection_age_grace_ms", CONNECTION_GRACE_S * 1_000),
+                ("grpc.so_reuseport", 0),  # two servers on one port would each get half of the calls
+            ],
+        )
+        try:
+            self.port = self.server.add_insecure_port(listen)
+        except RuntimeError as error:
+            raise SettingsError([f"{listen}: cannot listen there; is it in use?"]) from error
+        self.address = f"{listen.rpartition(':')[0]}:{self.port}"
+        self._health = health.aio.HealthServicer()
+        self._names: list[str] = []
+        self._closers: list[Callable[[], Awaitable[None]]] = []
+
+    def mounted(self, service_name: str, close: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Announce a service that was added to `server`, and what to await once its calls have ended."""
+        self._names.append(service_name)
+        if close:
+            self._closers.append(close)
+
+    async def start(self) -> None:
+        """Begin to serve; from then on health says SERVING."""
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
+        health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+        reflection.enable_server_reflection((*self._names, health_name, reflection.SERVICE_NAME), self.server)
+        await self.server.start()
+        for name in ("", *self._names):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self, drain_s: float = DRAIN_S) -> None:
+        """Take no new calls, let those under way end for at most `drain_s`, then close what was opened."""
+        await self._health.enter_graceful_shutdown()
+        await self.server.stop(drain_s)
+        for close in reversed(self._closers):
+            await close()
+
+    async def serve_until_signal(self, label: str) -> None:
+        """Serve until SIGINT or SIGTERM, then drain."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        await self.start()
+        logger.info("%s listens on %s", label, self.address)
+        try:
+            await stop.wait()
+        finally:
+            logger.info("%s is stopping", label)
+            await self.stop()
+
+
+def is_loopback(listen: str) -> bool:
+    """Return whether nobody on another machine can reach the address."""
+    host = listen.rpartition(":")[0].strip("[]")
+    if listen.startswith("unix:") or host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
