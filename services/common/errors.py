@@ -222,7 +222,7 @@ def reason_in(failure: grpc.aio.AioRpcError) -> str:
     """Return the ErrorInfo reason of a failed call; its status name when it carries none."""
     for info in _details_in(failure, error_details_pb2.ErrorInfo):
         if info.reason:
-            return info.reason
+            return str(info.reason)
     return failure.code().name
 
 

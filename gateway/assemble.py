@@ -1,0 +1,300 @@
+"""Stage `assemble`: what the stages brought becomes one Survey. A pure function that also serves unfinished surveys."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from paperroute.v1 import generation_service_pb2 as generation_pb
+from paperroute.v1 import ordering_service_pb2 as ordering_pb
+from paperroute.v1 import paper_pb2, search_pb2, usage_pb2
+from paperroute.v1 import retrieval_service_pb2 as retrieval_pb
+from paperroute.v1 import survey_pb2 as pb
+
+from gateway.links import reference_of, short_name_of, url_of
+from gateway.phrases import phrases_of
+from services.common.citations import Reference, Rendered, render
+from services.common.markdown import escape
+from services.common.papers import Paper, moment_of, paper_of, timestamp_of
+
+SectionPlace = tuple[int, int]
+"""Chapter number and section number, both from 1."""
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Draft:
+    """What is known of a survey so far. The pipeline fills it in; nothing in it is taken back."""
+
+    survey_id: str
+    spec: pb.SurveySpec
+    labels: Mapping[str, str]
+    state: pb.SurveyState.ValueType = pb.SURVEY_STATE_QUEUED
+    created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    finished_at: datetime | None = None
+    language: str = ""
+    search_terms: Sequence[str] = ()
+    search: retrieval_pb.SearchResult | None = None
+    encoder: str = ""
+    order: ordering_pb.OrderPapersResponse | None = None
+    summaries: dict[str, str] = field(default_factory=dict)
+    """By paper_id."""
+    dropped: dict[str, str] = field(default_factory=dict)
+    """Why a paper had to be left out, by paper_id."""
+    sections: dict[SectionPlace, generation_pb.SectionText] = field(default_factory=dict)
+    missing_sections: dict[SectionPlace, str] = field(default_factory=dict)
+    """Why a section has no text."""
+    frame: generation_pb.FrameText | None = None
+    reports: dict[int, pb.StageReport] = field(default_factory=dict)
+    """By stage."""
+    failure: pb.Failure | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeyedPapers:
+    """The papers on the route with their keys, P1 first."""
+
+    papers: Mapping[str, Paper]
+    """By key, in the order of the route."""
+    key_of: Mapping[str, str]
+    """By paper_id."""
+
+    def references(self, keys: Sequence[str]) -> dict[str, Reference]:
+        """Return the closed set that a text shown these papers may name."""
+        return {key: reference_of(self.papers[key]) for key in keys}
+
+
+def keyed_papers(draft: Draft) -> KeyedPapers:
+    """Return the papers with the keys their places on the route give them; without a route, none."""
+    if draft.search is None or draft.order is None:
+        return KeyedPapers(papers={}, key_of={})
+    by_id = {paper.paper_id: paper_of(paper) for paper in draft.search.papers}
+    keys = {paper_id: f"P{place}" for place, paper_id in enumerate(draft.order.paper_ids, start=1)}
+    return KeyedPapers(papers={key: by_id[paper_id] for paper_id, key in keys.items()}, key_of=keys)
+
+
+def route_keys(draft: Draft, keyed: KeyedPapers) -> dict[SectionPlace, list[str]]:
+    """Return the keys of each section in the order of the route, as the route was cut."""
+    chapters = draft.order.chapters if draft.order else ()
+    return {
+        (chapter_number, section_number): [keyed.key_of[paper_id] for paper_id in section.paper_ids]
+        for chapter_number, chapter in enumerate(chapters, start=1)
+        for section_number, section in enumerate(chapter.sections, start=1)
+    }
+
+
+def kept_keys(draft: Draft, keyed: KeyedPapers) -> dict[SectionPlace, list[str]]:
+    """Return the keys of each section without the papers that were dropped; sections left empty are left out."""
+    kept = {
+        place: [key for key in keys if keyed.papers[key].paper_id not in draft.dropped]
+        for place, keys in route_keys(draft, keyed).items()
+    }
+    return {place: keys for place, keys in kept.items() if keys}
+
+
+def survey_of(draft: Draft) -> pb.Survey:
+    """Return the survey as far as it is known: text with links, what became of each paper, coverage, totals."""
+    keyed = keyed_papers(draft)
+    places = kept_keys(draft, keyed)
+    survey = pb.Survey(
+        survey_id=draft.survey_id,
+        state=draft.state,
+        spec=draft.spec,
+        labels=draft.labels,
+        created_at=timestamp_of(draft.created_at),
+        finished_at=timestamp_of(draft.finished_at) if draft.finished_at else None,
+        search_terms=draft.search_terms,
+        search=draft.search.report if draft.search else None,
+        failure=draft.failure,
+        stages=[draft.reports[stage] for stage in sorted(draft.reports)],
+        usage=total_usage(usage for report in draft.reports.values() for usage in report.usage),
+    )
+    survey.spec.language = draft.language or draft.spec.language
+    survey.chapters.extend(_chapters(draft, keyed, places))
+    frame_counts = _write_frame(survey, draft, keyed)
+    survey.papers.extend(_papers(draft, keyed, survey.chapters))
+    if draft.order:
+        survey.route.CopyFrom(_route(draft.order, draft.encoder))
+    survey.coverage.CopyFrom(_coverage(draft, survey.papers, frame_counts))
+    survey.footer = _footer(draft, survey)
+    return survey
+
+
+def section_of(draft: Draft, keyed: KeyedPapers, place: SectionPlace, keys: Sequence[str]) -> pb.Section:
+    """Return one section as it stands in the survey, papers its text passes over listed at its end."""
+    section = pb.Section(number=place[1], keys=keys, missing_reason=draft.missing_sections.get(place, ""))
+    written = draft.sections.get(place)
+    if written is None and not section.missing_reason:
+        return section  # not written yet: nothing is cited and nothing listed
+    rendered = _rendered_section(draft, keyed, place, keys)
+    section.title = written.title if written else ""
+    section.model = written.model if written else ""
+    section.cited_keys.extend(key for key in keys if key in rendered.cited_keys)
+    section.listed_keys.extend(key for key in keys if key not in rendered.cited_keys)
+    listed = _listed(draft, keyed, section.listed_keys)
+    section.text = "\n\n".join(part for part in (rendered.text, listed) if part)
+    return section
+
+
+def total_usage(usages: Iterable[usage_pb2.ModelUsage]) -> list[usage_pb2.ModelUsage]:
+    """Return the sums for each model, in the order of the models' names; one unpriced part makes a sum unpriced."""
+    totals: dict[str, usage_pb2.ModelUsage] = {}
+    for usage in usages:
+        total = totals.get(usage.model)
+        if total is None:
+            totals[usage.model] = usage_pb2.ModelUsage()
+            totals[usage.model].CopyFrom(usage)
+            continue
+        _add(total, usage)
+    return [totals[model] for model in sorted(totals)]
+
+
+def _add(total: usage_pb2.ModelUsage, usage: usage_pb2.ModelUsage) -> None:
+    for name in ("call_count", "input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens"):
+        setattr(total, name, getattr(total, name) + getattr(usage, name))
+    total.reasoning_tokens += usage.reasoning_tokens
+    total.avoided_cost_nano_usd += usage.avoided_cost_nano_usd
+    if total.HasField("cost_nano_usd") and usage.HasField("cost_nano_usd"):
+        total.cost_nano_usd += usage.cost_nano_usd
+    else:
+        total.ClearField("cost_nano_usd")
+    total.source = max(total.source, usage.source)  # one estimate makes the sum an estimate
+
+
+def _chapters(draft: Draft, keyed: KeyedPapers, places: Mapping[SectionPlace, Sequence[str]]) -> list[pb.Chapter]:
+    chapters: dict[int, pb.Chapter] = {}
+    for place, keys in places.items():
+        chapter = chapters.setdefault(place[0], pb.Chapter(number=place[0]))
+        chapter.sections.append(section_of(draft, keyed, place, keys))
+    return list(chapters.values())
+
+
+def _rendered_section(draft: Draft, keyed: KeyedPapers, place: SectionPlace, keys: Sequence[str]) -> Rendered:
+    written = draft.sections.get(place)
+    return render(written.text if written else "", keyed.references(keys))
+
+
+def _listed(draft: Draft, keyed: KeyedPapers, keys: Sequence[str]) -> str:
+    if not keys:
+        return ""
+    lines = [phrases_of(draft.language).also_here]
+    for key, reference in keyed.references(keys).items():
+        summary = draft.summaries.get(keyed.papers[key].paper_id, "")
+        lines.append(f"- [{escape(reference.name)}]({reference.url}){': ' if summary else ''}{escape(summary)}")
+    return f"{lines[0]}\n\n" + "\n".join(lines[1:])
+
+
+def _write_frame(survey: pb.Survey, draft: Draft, keyed: KeyedPapers) -> tuple[int, int]:
+    """Fill in the frame's parts; return how many unknown keys and links were removed from them."""
+    if draft.frame is None:
+        return 0, 0
+    everything = keyed.references([key for key, paper in keyed.papers.items() if paper.paper_id not in draft.dropped])
+    unknown, removed = draft.frame.unknown_key_count, draft.frame.removed_link_count
+
+    def rendered(text: str) -> str:
+        nonlocal unknown, removed
+        result = render(text, everything)
+        unknown += result.unknown_key_count
+        removed += result.removed_link_count
+        return result.text
+
+    survey.title = draft.frame.title
+    survey.introduction = rendered(draft.frame.introduction)
+    survey.closing = rendered(draft.frame.closing)
+    heads = dict(enumerate(draft.frame.chapters, start=1))
+    for chapter in survey.chapters:
+        if chapter.number in heads:
+            chapter.title = heads[chapter.number].title
+            chapter.text = rendered(heads[chapter.number].text)
+    return unknown, removed
+
+
+def _papers(draft: Draft, keyed: KeyedPapers, chapters: Sequence[pb.Chapter]) -> list[pb.SurveyPaper]:
+    if draft.search is None:
+        return []
+    if draft.order is None:
+        return [_paper(draft, message) for message in draft.search.papers]
+    messages = {message.paper_id: message for message in draft.search.papers}
+    found = {key: _paper(draft, messages[paper.paper_id]) for key, paper in keyed.papers.items()}
+    for (key, paper), point in zip(found.items(), draft.order.points, strict=True):
+        paper.key = key
+        paper.point.CopyFrom(point)
+    for chapter in chapters:
+        for section in chapter.sections:
+            for key in section.keys:
+                found[key].chapter_number, found[key].section_number = chapter.number, section.number
+            _mark(found, section.cited_keys, pb.PAPER_MENTION_CITED)
+            _mark(found, section.listed_keys, pb.PAPER_MENTION_LISTED)
+    return list(found.values())
+
+
+def _mark(found: Mapping[str, pb.SurveyPaper], keys: Sequence[str], mention: pb.PaperMention.ValueType) -> None:
+    for key in keys:
+        found[key].mention = mention
+
+
+def _paper(draft: Draft, message: paper_pb2.Paper) -> pb.SurveyPaper:
+    paper = paper_of(message)
+    reason = draft.dropped.get(paper.paper_id, "")
+    return pb.SurveyPaper(
+        paper=message,
+        url=url_of(paper),
+        short_name=short_name_of(paper.title),
+        summary=draft.summaries.get(paper.paper_id, ""),
+        mention=pb.PAPER_MENTION_DROPPED if reason else pb.PAPER_MENTION_UNSPECIFIED,
+        dropped_reason=reason,
+    )
+
+
+def _route(order: ordering_pb.OrderPapersResponse, encoder: str) -> pb.RouteReport:
+    return pb.RouteReport(
+        method=order.method,
+        path_length=order.path_length,
+        priced_length=order.priced_length,
+        section_coherence=order.section_coherence,
+        encoder=encoder,
+    )
+
+
+def _coverage(draft: Draft, papers: Sequence[pb.SurveyPaper], frame_counts: tuple[int, int]) -> pb.Coverage:
+    mentions = [paper.mention for paper in papers]
+    cited = mentions.count(pb.PAPER_MENTION_CITED)
+    coverage = pb.Coverage(
+        kept_count=len(papers),
+        cited_count=cited,
+        listed_count=mentions.count(pb.PAPER_MENTION_LISTED),
+        dropped_count=mentions.count(pb.PAPER_MENTION_DROPPED),
+        cited_share=cited / len(papers) if papers else 0.0,
+        unknown_key_count=frame_counts[0],
+        removed_link_count=frame_counts[1],
+    )
+    keyed = keyed_papers(draft)
+    for place, keys in kept_keys(draft, keyed).items():
+        written = draft.sections.get(place)
+        if written:
+            rendered = _rendered_section(draft, keyed, place, keys)
+            coverage.unknown_key_count += written.unknown_key_count + rendered.unknown_key_count
+            coverage.removed_link_count += written.removed_link_count + rendered.removed_link_count
+    return coverage
+
+
+def _footer(draft: Draft, survey: pb.Survey) -> str:
+    if not draft.sections or draft.search is None:
+        return ""
+    phrases = phrases_of(draft.language)
+    report = draft.search.report
+    written = [*draft.sections.values(), *([draft.frame] if draft.frame else [])]
+    models = sorted({part.model for part in written})
+    parts = [
+        phrases.written_by.format(models=", ".join(models)),
+        phrases.found_in.format(
+            source=phrases.sources.get(search_pb2.Source.Name(report.source), ""),
+            answered=f"{moment_of(report.answered_at):%Y-%m-%d}",
+            as_of=f"{moment_of(report.as_of):%Y-%m-%d}",
+        ),
+    ]
+    if all(model.startswith("extractive:") for model in models):
+        parts.insert(1, phrases.extractive)
+        if phrases.language != draft.language:
+            parts.insert(2, phrases.other_language)
+    if any(paper.paper.abstract_origin for paper in survey.papers):
+        parts.append(phrases.paraphrased)
+    return " ".join(parts)

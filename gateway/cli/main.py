@@ -1,0 +1,110 @@
+"""The commands of `paperroute`. Heavy modules are imported by the command that needs them."""
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gateway.roles import ROLES
+
+EXIT_FAILED = 1
+EXIT_BAD_ARGUMENTS = 2
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(installed_version("paperroute"), prog_name="paperroute", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Turn a question into a survey of arXiv papers, every claim linked to a real paper."""
+
+
+@cli.command()
+@click.argument("question")
+@click.option(
+    "--language",
+    default="",
+    metavar="CODE",
+    help="Language to write in, such as en or ja.  [default: that of the question]",
+)
+@click.option("--max-papers", type=int, default=160, show_default=True, help="Most papers to keep, 2 to 500.")
+@click.option(
+    "--source", default="auto", show_default=True, metavar="NAME", help="Where papers come from: auto, arxiv or sample."
+)
+@click.option(
+    "--ordering",
+    default="route",
+    show_default=True,
+    metavar="NAME",
+    help="How papers are put in order: route, route-annealing, semantic, newest or chain.",
+)
+@click.option("--as-of", default="", metavar="YYYY-MM-DD", help="Look back from this day.  [default: today, UTC]")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the survey to this file.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["md", "json"]),
+    default="md",
+    show_default=True,
+    help="Markdown, or the Survey message as JSON.",
+)
+@click.option(
+    "--gateway",
+    default="",
+    metavar="HOST:PORT",
+    help="Ask a running gateway.  [default: run everything in this process]",
+)
+def survey(**options: object) -> None:
+    r"""Write a survey that answers QUESTION, asked in any language.
+
+    \b
+    Examples:
+      paperroute survey "How is LoRA used for image generation?" --source sample
+      paperroute survey "Gaussian Splattingの最先端はどうなっている?" --max-papers 60 --out survey.md
+      paperroute survey "RAG evaluation" --format json | jq .coverage
+
+    Exit status: 0 a survey was written, 1 it failed or nothing was found, 2 bad arguments, 130 interrupted.
+    """
+    from gateway.cli.survey import SurveyOptions, run
+
+    sys.exit(_run(run(SurveyOptions(**options))))  # type: ignore[arg-type] # click gives what the options declare
+
+
+@cli.command()
+@click.argument("role", type=click.Choice(list(ROLES)))
+def serve(role: str) -> None:
+    """Serve one ROLE until a signal; its settings are PAPERROUTE_<ROLE>__<NAME> variables."""
+    sys.exit(_run(ROLES[role].main()))
+
+
+@cli.command()
+def up() -> None:
+    """Serve all roles in this process until a signal."""
+    from gateway.cli.up import run
+
+    sys.exit(_run(run()))
+
+
+@cli.command()
+def version() -> None:
+    """Print the version."""
+    click.echo(f"paperroute {installed_version('paperroute')}")
+
+
+def _run(command: Coroutine[Any, Any, int | None]) -> int:
+    """Run a command and return its exit status; settings that cannot be used are told line by line."""
+    from services.common.settings import SettingsError
+
+    try:
+        return asyncio.run(command) or 0
+    except SettingsError as error:
+        for problem in error.problems:
+            click.echo(f"paperroute: {problem}", err=True)
+        return EXIT_BAD_ARGUMENTS
+
+
+def main() -> None:
+    """Run the command line."""
+    cli(prog_name="paperroute")

@@ -1,0 +1,87 @@
+"""The live display of a survey under way: one bar a stage, on standard error, and only on a terminal."""
+
+from types import TracebackType
+from typing import Self
+
+from paperroute.v1 import survey_pb2 as pb
+from paperroute.v1 import survey_service_pb2 as service_pb
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Column
+
+from services.common.markdown import plain
+
+STAGES = tuple(pb.Stage.values()[1:])
+NARROW = 60
+"""Columns below which the notes are left out."""
+
+
+class Progress:
+    """Shows events; a context manager that leaves nothing behind."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        columns = [
+            TextColumn("{task.description:<9}", style="bold"),
+            BarColumn(bar_width=20 if self._console.width >= NARROW else 8),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        ]
+        if self._console.width >= NARROW:
+            columns.append(TextColumn("{task.fields[note]}", style="dim", table_column=Column(no_wrap=True, ratio=1)))
+        self._bars = RichProgress(
+            *columns, console=self._console, transient=True, disable=not self._console.is_terminal, expand=True
+        )
+        self._tasks: dict[int, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        """Begin to show."""
+        self._bars.start()
+        for stage in STAGES:
+            name = pb.Stage.Name(stage).removeprefix("STAGE_").lower()
+            self._tasks[stage] = self._bars.add_task(name, total=None, start=False, note="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Take the bars away."""
+        self._bars.stop()
+
+    def show(self, event: service_pb.WatchSurveyResponse) -> None:
+        """Bring the display up to date with one event."""
+        match event.WhichOneof("event"):
+            case "stage_started":
+                self._bars.start_task(self._tasks[event.stage_started.stage])
+            case "stage_progress":
+                progress = event.stage_progress
+                self._bars.update(
+                    self._tasks[progress.stage],
+                    completed=progress.done_count,
+                    total=progress.total_count or None,
+                    note=_shown(progress.note),
+                )
+            case "stage_finished":
+                self._finish(event.stage_finished.report)
+            case _:
+                pass
+
+    def _finish(self, report: pb.StageReport) -> None:
+        task = self._tasks[report.stage]
+        notes = {pb.STAGE_STATE_FAILED: "failed", pb.STAGE_STATE_CANCELLED: "stopped"}
+        note = notes.get(report.state, _found(report))
+        total = report.total_count or report.done_count
+        self._bars.update(task, completed=report.done_count, total=total or 1, note=note)
+        self._bars.stop_task(task)
+
+
+def _found(report: pb.StageReport) -> str:
+    if report.stage == pb.STAGE_EMBED:
+        return f"cached {report.cached_count} of {report.paper_count}"
+    return f"{report.paper_count} papers" if report.paper_count else ""
+
+
+def _shown(note: str) -> str:
+    """Return a note without what a terminal or the markup of the display could take for a command."""
+    return plain(note).replace("[", "\\[")

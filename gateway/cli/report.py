@@ -1,0 +1,95 @@
+"""What the command line prints: the document on standard output, everything about it on standard error."""
+
+from collections.abc import Sequence
+from decimal import ROUND_HALF_UP, Decimal
+
+import click
+from paperroute.v1 import search_pb2, usage_pb2
+from paperroute.v1 import survey_pb2 as pb
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.table import Table
+
+from services.common.markdown import plain
+
+NANO = Decimal(1_000_000_000)
+MAX_TEXT_WIDTH = 100
+"""Columns of running text; longer lines are hard to read."""
+
+
+def complain(line: str) -> None:
+    """Print one line about what is wrong."""
+    click.echo(f"paperroute: {plain(line)}", err=True)
+
+
+def tell(line: str) -> None:
+    """Print one line of information."""
+    click.echo(line, err=True)
+
+
+def show_document(document: str, *, is_markdown: bool) -> None:
+    """Print the document: rendered on a terminal, as it is elsewhere."""
+    console = Console(highlight=False)
+    if is_markdown and console.is_terminal:
+        console.print(Markdown(document), width=min(console.width, MAX_TEXT_WIDTH))
+    else:
+        click.echo(document, nl=False)
+
+
+def show_stages(survey: pb.Survey) -> None:
+    """Print the table of stages: time, papers, calls, tokens, cost."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("stage")
+    for name in ("time", "papers", "calls", "tokens in", "out", "cost"):
+        table.add_column(name, justify="right")
+    for stage in survey.stages:
+        name = pb.Stage.Name(stage.stage).removeprefix("STAGE_").lower()
+        papers = f"{stage.paper_count}" if stage.paper_count else ""
+        table.add_row(name, f"{stage.duration_ms / 1_000:.2f} s", papers, *_spent(stage.usage))
+    if survey.stages:
+        wall_ms = survey.finished_at.ToMilliseconds() - survey.created_at.ToMilliseconds()
+        table.add_section()
+        kept = f"{survey.coverage.kept_count}" if survey.coverage.kept_count else ""
+        table.add_row("total", f"{max(0, wall_ms) / 1_000:.2f} s", kept, *_spent(survey.usage), style="bold")
+        Console(stderr=True, highlight=False).print(table)
+    if survey.coverage.cited_count:
+        coverage = survey.coverage
+        tell(
+            f"{coverage.kept_count} papers kept: {coverage.cited_count} cited, "
+            f"{coverage.listed_count} listed, {coverage.dropped_count} dropped"
+        )
+
+
+def show_nothing_found(survey: pb.Survey) -> None:
+    """Print what was tried and what each filter dropped."""
+    source = search_pb2.Source.Name(survey.search.source).removeprefix("SOURCE_").lower()
+    complain(f"no paper was found in {source}, so nothing was written; what was tried:")
+    for term in survey.search.terms:
+        tell(f"  {plain(term.search_term)}: {term.found_count} found, {term.kept_count} kept")
+    for filter_ in survey.search.filters:
+        if filter_.dropped_count:
+            tell(f"  filter {filter_.name}: {filter_.dropped_count} of {filter_.input_count} dropped")
+    tell("Ask with fewer or more common words, or try another --source.")
+
+
+def show_failure(failure: pb.Failure) -> None:
+    """Print which stage and service failed, why, and what to do."""
+    stage = pb.Stage.Name(failure.stage).removeprefix("STAGE_").lower()
+    complain(f"stage {stage} failed: {failure.service}, {failure.reason}: {failure.message}")
+
+
+def _spent(usages: Sequence[usage_pb2.ModelUsage]) -> tuple[str, str, str, str]:
+    if not usages:
+        return "", "", "", ""
+    calls = sum(usage.call_count for usage in usages)
+    tokens_in = sum(usage.input_tokens for usage in usages)
+    tokens_out = sum(usage.output_tokens for usage in usages)
+    return f"{calls:,}", f"{tokens_in:,}", f"{tokens_out:,}", cost_of(usages)
+
+
+def cost_of(usages: Sequence[usage_pb2.ModelUsage]) -> str:
+    """Return the cost in US dollars to 4 places, half up; "unpriced" beside it where a price is unknown."""
+    known = sum(usage.cost_nano_usd for usage in usages) / NANO
+    shown = f"${known.quantize(Decimal('0.0001'), ROUND_HALF_UP)}"
+    unpriced = any(not usage.HasField("cost_nano_usd") for usage in usages)
+    return f"{shown} + unpriced" if unpriced else shown

@@ -1,0 +1,210 @@
+"""`paperroute survey`: ask, watch, print."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.protobuf.json_format import MessageToJson
+from google.protobuf.timestamp_pb2 import Timestamp
+from paperroute.v1 import ordering_pb2, search_pb2
+from paperroute.v1 import survey_pb2 as pb
+from paperroute.v1 import survey_service_pb2 as service_pb
+from paperroute.v1 import survey_service_pb2_grpc as pb_grpc
+
+from gateway.cli import report
+from gateway.cli.progress import Progress
+from gateway.export_markdown import markdown_of
+from services.common.channel import open_channel
+from services.common.errors import violations_in
+from services.common.papers import timestamp_of
+
+EXIT_DONE, EXIT_FAILED, EXIT_BAD_ARGUMENTS, EXIT_INTERRUPTED = 0, 1, 2, 130
+CALL_TIMEOUT_S = 20
+WATCH_TRIES = 5
+_REFUSED_ENUM = 2**31 - 1  # no enum will ever hold it: the gateway refuses the field with all others that are broken
+_REFUSED_COUNT = 1
+_REFUSED_MOMENT = Timestamp(seconds=253402300799)  # the end of the year 9999
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SurveyOptions:
+    """The arguments of the command."""
+
+    question: str
+    language: str
+    max_papers: int
+    source: str
+    ordering: str
+    as_of: str
+    out: Path | None
+    form: str
+    gateway: str
+
+
+async def run(options: SurveyOptions) -> int:
+    """Write one survey; return the exit status."""
+    if problem := _unusable_out(options.out):
+        report.complain(problem)
+        return EXIT_BAD_ARGUMENTS
+    async with _gateway(options.gateway) as address, open_channel(address) as channel:
+        stub: pb_grpc.SurveyServiceAsyncStub = pb_grpc.SurveyServiceStub(channel)
+        try:
+            return await _survey(stub, options)
+        except grpc.aio.AioRpcError as failure:
+            report.complain(_explained(failure, options.gateway))
+            return EXIT_FAILED
+
+
+@contextlib.asynccontextmanager
+async def _gateway(address: str) -> AsyncIterator[str]:
+    if address:
+        yield address
+        return
+    from gateway.embedded import embedded
+
+    async with embedded() as own:
+        yield own
+
+
+async def _survey(stub: Any, options: SurveyOptions) -> int:
+    spec, problems = spec_of(options)
+    try:
+        created = await stub.CreateSurvey(service_pb.CreateSurveyRequest(spec=spec), timeout=CALL_TIMEOUT_S)
+    except grpc.aio.AioRpcError as failure:
+        if failure.code() is not grpc.StatusCode.INVALID_ARGUMENT:
+            raise
+        for violation in violations_in(failure):
+            report.complain(f"{_option(violation.field)}: {problems.get(violation.field, violation.description)}")
+        return EXIT_BAD_ARGUMENTS
+    survey_id = created.survey.survey_id
+    interrupted = await _watch(stub, survey_id)
+    answer = await stub.GetSurvey(service_pb.GetSurveyRequest(survey_id=survey_id), timeout=CALL_TIMEOUT_S)
+    return _print(answer.survey, options, interrupted=interrupted)
+
+
+async def _watch(stub: Any, survey_id: str) -> bool:
+    """Show the events until the survey has ended; return whether the user interrupted it, which cancels it."""
+    interrupted = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, interrupted.set)
+    with Progress() as progress:
+        watching = asyncio.create_task(_show_events(stub, survey_id, progress))
+        waiting = asyncio.create_task(interrupted.wait())
+        try:
+            await asyncio.wait([watching, waiting], return_when=asyncio.FIRST_COMPLETED)
+            if interrupted.is_set():
+                await stub.CancelSurvey(service_pb.CancelSurveyRequest(survey_id=survey_id), timeout=CALL_TIMEOUT_S)
+            await watching
+        finally:
+            waiting.cancel()
+            watching.cancel()
+            loop.remove_signal_handler(signal.SIGINT)
+    return interrupted.is_set()
+
+
+async def _show_events(stub: Any, survey_id: str, progress: Progress) -> None:
+    """Show every event once, also over a connection that breaks and comes back."""
+    number, tries = 0, WATCH_TRIES
+    while True:
+        try:
+            request = service_pb.WatchSurveyRequest(survey_id=survey_id, after_number=number)
+            async for event in stub.WatchSurvey(request):
+                number, tries = event.number, WATCH_TRIES
+                progress.show(event)
+        except grpc.aio.AioRpcError as failure:
+            tries -= 1
+            if failure.code() is not grpc.StatusCode.UNAVAILABLE or not tries:
+                raise
+            await asyncio.sleep(1)
+        else:
+            return
+
+
+def spec_of(options: SurveyOptions) -> tuple[pb.SurveySpec, dict[str, str]]:
+    """Return the request's spec, and by field what is wrong with options no message can carry.
+
+    Such a field is filled with a value that the gateway refuses, so that it names all broken fields together.
+    """
+    problems: dict[str, str] = {}
+    spec = pb.SurveySpec(question=options.question, language=options.language)
+    spec.source = _enum_value("spec.source", options.source, search_pb2.Source, "SOURCE_", problems)
+    spec.ordering = _enum_value(
+        "spec.ordering", options.ordering, ordering_pb2.OrderingMethod, "ORDERING_METHOD_", problems
+    )
+    spec.max_papers = options.max_papers if 0 < options.max_papers < _REFUSED_ENUM else _REFUSED_COUNT
+    if spec.max_papers != options.max_papers:
+        problems["spec.max_papers"] = f"2 to 500, not {options.max_papers:,}"
+    if options.as_of:
+        spec.as_of.CopyFrom(_moment(options.as_of, problems))
+    return spec, problems
+
+
+def _enum_value(field: str, name: str, kind: Any, prefix: str, problems: dict[str, str]) -> Any:
+    full = f"{prefix}{name.upper().replace('-', '_')}"
+    if full in kind.keys()[1:]:
+        return kind.Value(full)
+    known = [each.removeprefix(prefix).lower().replace("_", "-") for each in kind.keys()[1:]]
+    problems[field] = f"one of {', '.join(known)}, not {name!r}"
+    return _REFUSED_ENUM
+
+
+def _moment(text: str, problems: dict[str, str]) -> Timestamp:
+    try:
+        return timestamp_of(datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC))
+    except ValueError:
+        problems["spec.as_of"] = f"a day as YYYY-MM-DD, not {text!r}"
+        return _REFUSED_MOMENT
+
+
+def _option(field: str) -> str:
+    name = field.removeprefix("spec.")
+    return "QUESTION" if name == "question" else f"--{name.replace('_', '-')}"
+
+
+def _unusable_out(out: Path | None) -> str:
+    """Return why nothing can be written to the file, before anything is spent; empty when it can."""
+    if out is None or out.parent.is_dir():
+        return ""
+    return f"--out: there is no folder {str(out.parent)!r}"
+
+
+def _print(survey: pb.Survey, options: SurveyOptions, *, interrupted: bool) -> int:
+    """Print the survey as far as it was written, and what became of it; return the exit status."""
+    has_text = bool(survey.chapters) and any(section.text for each in survey.chapters for section in each.sections)
+    if options.form == "json":
+        document = MessageToJson(survey, ensure_ascii=False, always_print_fields_with_no_presence=True) + "\n"
+    else:
+        document = markdown_of(survey) if has_text else ""
+    if options.out and document:
+        options.out.write_text(document, encoding="utf-8")
+    elif document:
+        report.show_document(document, is_markdown=options.form == "md")
+    report.show_stages(survey)
+    if options.out and document:
+        report.tell(f"written to {options.out}")
+    return _ending(survey, interrupted=interrupted)
+
+
+def _ending(survey: pb.Survey, *, interrupted: bool) -> int:
+    match survey.state:
+        case pb.SURVEY_STATE_DONE | pb.SURVEY_STATE_PARTIAL:
+            return EXIT_DONE
+        case pb.SURVEY_STATE_NO_PAPERS:
+            report.show_nothing_found(survey)
+        case pb.SURVEY_STATE_FAILED:
+            report.show_failure(survey.failure)
+        case _:
+            report.complain("the survey was cancelled")
+    return EXIT_INTERRUPTED if interrupted else EXIT_FAILED
+
+
+def _explained(failure: grpc.aio.AioRpcError, address: str) -> str:
+    if failure.code() is grpc.StatusCode.UNAVAILABLE and address:
+        return f"no gateway answers at {address}; start one with: paperroute up"
+    return f"{failure.code().name}: {failure.details()}"

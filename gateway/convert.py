@@ -1,0 +1,101 @@
+"""Requests of the public services: every field rule, and the defaults of what was left open."""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
+from paperroute.v1 import ordering_pb2, search_pb2
+from paperroute.v1 import survey_pb2 as pb
+from paperroute.v1 import survey_service_pb2 as service_pb
+
+from services.common.fields import FieldChecks
+from services.common.languages import LANGUAGES
+from services.common.papers import moment_of, timestamp_of
+
+MAX_QUESTION = 4_000
+MAX_LABELS = 20
+DEFAULT_MAX_PAPERS = 160
+DEFAULT_SECTION_PAPERS = 8
+DEFAULT_SUMMARY_SECONDS = 30
+DEFAULT_PAGE_SIZE = 50
+_SURVEY_ID = re.compile(r"[0-9a-f]{1,64}")
+
+
+def check_create(request: service_pb.CreateSurveyRequest, now: datetime) -> None:
+    """Check a CreateSurveyRequest.
+
+    Raises:
+        InvalidRequest: names every broken field.
+    """
+    checks = FieldChecks()
+    _check_spec(checks, request.spec, now)
+    _check_labels(checks, request.labels)
+    checks.length("request_id", request.request_id, 0, 128)
+    checks.finish()
+
+
+def check_list(request: service_pb.ListSurveysRequest) -> None:
+    """Check a ListSurveysRequest.
+
+    Raises:
+        InvalidRequest: names every broken field.
+    """
+    checks = FieldChecks()
+    checks.number("page_size", request.page_size, 1, 1_000)
+    is_token = not request.page_token or _SURVEY_ID.fullmatch(request.page_token) is not None
+    checks.require(is_token, "page_token", "next_page_token of the page before, or nothing")
+    checks.finish()
+
+
+def resolved(spec: pb.SurveySpec, now: datetime, timeout_s: int) -> pb.SurveySpec:
+    """Return a checked spec with its defaults filled in; models stay open, the services choose them."""
+    full = pb.SurveySpec()
+    full.CopyFrom(spec)
+    full.question = " ".join(spec.question.split())
+    full.source = spec.source or search_pb2.SOURCE_AUTO
+    full.max_papers = spec.max_papers or DEFAULT_MAX_PAPERS
+    full.ordering = spec.ordering or ordering_pb2.ORDERING_METHOD_ROUTE
+    full.writer = spec.writer or pb.WRITER_SECTIONS
+    full.max_section_papers = spec.max_section_papers or DEFAULT_SECTION_PAPERS
+    full.summary_seconds = spec.summary_seconds or DEFAULT_SUMMARY_SECONDS
+    full.timeout_ms = spec.timeout_ms or timeout_s * 1_000
+    if not spec.HasField("as_of"):
+        full.as_of.CopyFrom(timestamp_of(now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)))
+    return full
+
+
+def _check_spec(checks: FieldChecks, spec: pb.SurveySpec, now: datetime) -> None:
+    checks.length("spec.question", spec.question, 1, MAX_QUESTION)
+    known = not spec.language or spec.language in LANGUAGES
+    checks.require(known, "spec.language", f"a language subtag such as en or ja, not {spec.language[:20]!r}")
+    checks.enum("spec.source", spec.source, search_pb2.Source)
+    checks.number("spec.max_papers", spec.max_papers, 2, 500)
+    checks.enum("spec.ordering", spec.ordering, ordering_pb2.OrderingMethod)
+    checks.enum("spec.writer", spec.writer, pb.Writer)
+    checks.number("spec.max_section_papers", spec.max_section_papers, 1, 50)
+    checks.number("spec.summary_seconds", spec.summary_seconds, 5, 120)
+    checks.number("spec.timeout_ms", spec.timeout_ms, 1_000, 3_600_000)
+    checks.number("spec.chapter_count", spec.chapter_count, 1, 50)
+    if spec.HasField("max_cost_nano_usd"):
+        checks.require(spec.max_cost_nano_usd >= 0, "spec.max_cost_nano_usd", "0 or more")
+    if spec.HasField("as_of"):
+        _check_as_of(checks, spec, now)
+    for stage in pb.ModelChoice.DESCRIPTOR.fields_by_name:
+        checks.model(f"spec.models.{stage}", getattr(spec.models, stage))
+
+
+def _check_as_of(checks: FieldChecks, spec: pb.SurveySpec, now: datetime) -> None:
+    try:
+        as_of = moment_of(spec.as_of)
+    except ValueError:
+        checks.add("spec.as_of", "a moment between the years 1 and 9999")
+        return
+    tomorrow = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+    checks.require(as_of < tomorrow, "spec.as_of", f"today ({now:%Y-%m-%d}, UTC) or earlier, not {as_of:%Y-%m-%d}")
+
+
+def _check_labels(checks: FieldChecks, labels: Mapping[str, str]) -> None:
+    checks.count("labels", len(labels), 0, MAX_LABELS)
+    for key, value in labels.items():
+        checks.length(f"labels[{key[:63]!r}]", key, 1, 63)
+        checks.length(f"labels[{key[:63]!r}]", value, 0, 255)

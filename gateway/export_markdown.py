@@ -1,0 +1,44 @@
+"""A survey as a Markdown document. A pure function of the stored Survey: the same survey gives the same bytes."""
+
+from paperroute.v1 import survey_pb2 as pb
+
+from gateway.phrases import phrases_of
+from services.common.markdown import escape
+from services.common.papers import moment_of
+
+
+def markdown_of(survey: pb.Survey) -> str:
+    """Return the document from title to footer; parts that were not written are left out."""
+    parts = [f"# {escape(survey.title or survey.spec.question)}", survey.introduction]
+    for chapter in survey.chapters:
+        title = escape(chapter.title) or f"({chapter.number})"
+        parts += [f"## {chapter.number}. {title}", chapter.text]
+        for section in chapter.sections:
+            parts += [f"### {chapter.number}.{section.number} {escape(section.title)}".rstrip(), section.text]
+    phrases = phrases_of(survey.spec.language)
+    if survey.closing:
+        parts += [f"## {phrases.closing}", survey.closing]
+    if any(paper.key for paper in survey.papers):
+        parts += [f"## {phrases.references}", _references(survey)]
+    if survey.footer:
+        parts += ["---", f"*{escape(survey.footer)}*"]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _references(survey: pb.Survey) -> str:
+    lines = [
+        f"{number}. {escape(_authors(paper))}. [{escape(paper.paper.title)}]({paper.url}). {_date(paper)}."
+        for number, paper in enumerate(survey.papers, start=1)
+    ]
+    return "\n".join(lines)
+
+
+def _authors(paper: pb.SurveyPaper) -> str:
+    names = list(paper.paper.authors)
+    if not names:
+        return "—"
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]} et al."  # noqa: PLR2004 - more names hide the title
+
+
+def _date(paper: pb.SurveyPaper) -> str:
+    return f"{moment_of(paper.paper.published_at):%Y-%m}"

@@ -1,0 +1,54 @@
+"""The few sentences the gateway itself adds to a survey, in the languages it has them in."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Phrases:
+    """What assemble and the exports write around the text of the models."""
+
+    language: str
+    also_here: str
+    closing: str
+    references: str
+    written_by: str
+    extractive: str
+    other_language: str
+    found_in: str
+    paraphrased: str
+    sources: Mapping[str, str]
+
+
+ENGLISH = Phrases(
+    language="en",
+    also_here="Also in this section:",
+    closing="Closing",
+    references="References",
+    written_by="Written by {models}.",
+    extractive="This engine uses no language model: it picks the papers' own sentences and joins them.",
+    other_language="It has no phrases in the language asked for and wrote in English.",
+    found_in="Papers: {source}, read {answered}, looking back from {as_of}.",
+    paraphrased="The papers are real; abstracts of the sample library are paraphrases written for PaperRoute.",
+    sources={"SOURCE_ARXIV": "arXiv API", "SOURCE_SAMPLE": "the sample library of PaperRoute"},
+)
+
+JAPANESE = Phrases(
+    language="ja",
+    also_here="この節のその他の論文:",
+    closing="まとめ",
+    references="参考文献",
+    written_by="執筆: {models}。",
+    extractive="このエンジンは言語モデルを使わず、論文自身の文を選んでつないでいる。",
+    other_language="",
+    found_in="論文の出所: {source}({answered} 取得、{as_of} 以前を対象)。",
+    paraphrased="論文は実在のものだが、サンプルライブラリの要旨は PaperRoute のために書き直した文である。",
+    sources={"SOURCE_ARXIV": "arXiv API", "SOURCE_SAMPLE": "PaperRoute のサンプルライブラリ"},
+)
+
+_BY_LANGUAGE = {phrases.language: phrases for phrases in (ENGLISH, JAPANESE)}
+
+
+def phrases_of(language: str) -> Phrases:
+    """Return the phrases of a language; English where there are none."""
+    return _BY_LANGUAGE.get(language, ENGLISH)
