@@ -281,8 +281,8 @@ def _footer(draft: Draft, survey: pb.Survey) -> str:
         return ""
     phrases = phrases_of(draft.language)
     report = draft.search.report
-    written = [*draft.sections.values(), *([draft.frame] if draft.frame else [])]
-    models = sorted({part.model for part in written})
+    written = {section.model for section in draft.sections.values()}
+    models = sorted(written | ({draft.frame.model} if draft.frame else set()))
     parts = [
         phrases.written_by.format(models=", ".join(models)),
         phrases.found_in.format(
