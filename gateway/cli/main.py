@@ -57,7 +57,7 @@ def cli() -> None:
     help="Ask a running gateway.  [default: run everything in this process]",
 )
 def survey(**options: object) -> None:
-    r"""Write a survey that answers QUESTION, asked in any language.
+    """Write a survey that answers QUESTION, asked in any language.
 
     \b
     Examples:
@@ -66,7 +66,7 @@ def survey(**options: object) -> None:
       paperroute survey "RAG evaluation" --format json | jq .coverage
 
     Exit status: 0 a survey was written, 1 it failed or nothing was found, 2 bad arguments, 130 interrupted.
-    """
+    """  # noqa: D301 - click wants the character itself
     from gateway.cli.survey import SurveyOptions, run
 
     sys.exit(_run(run(SurveyOptions(**options))))  # type: ignore[arg-type] # click gives what the options declare

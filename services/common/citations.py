@@ -20,10 +20,10 @@ _ONE = r"P?\d{1,6}"
 _GROUP = re.compile(rf"(?<!\\)[\[【]\s*(P\d{{1,6}}(?:\s*(?:[,;、，；]|[-–—~〜～])\s*{_ONE})*)\s*[\]】](?!\()")
 _RANGE = re.compile(rf"({_ONE})\s*[-–—~〜～]\s*({_ONE})")
 _LINKS = (
+    re.compile(r"(?m)^\s*\[[^\]]+\]:\s+\S+.*$()"),  # definition of a reference link
     re.compile(r"!?(?<!\\)\[((?:\\.|[^\[\]\\])*)\]\((?:[^()]|\([^()]*\))*\)"),  # [text](url), ![alt](url) -> text
     re.compile(r"(?<!\\)<(?:[a-zA-Z/!?][^<>]*)>()"),  # <tag>, <https://...> -> nothing
     re.compile(r"(?:\b[a-zA-Z][a-zA-Z0-9+.-]*://|\bwww\.|\bjavascript:|\bdata:\w+/)[^\s<>\])】」。、]*()"),
-    re.compile(r"(?m)^\s*\[[^\]]+\]:\s+\S+.*$()"),  # definition of a reference link
 )
 _SENTENCE_END = ".!?;:,。！？；：、，)）」"
 _NOUN_BEFORE = re.compile(

@@ -17,8 +17,10 @@ DOMAIN = "paperroute"
 DETAILS_KEY = "grpc-status-details-bin"
 _Detail = TypeVar("_Detail", bound=Message)
 
-MAX_VIOLATIONS = 40  # a status travels in HTTP/2 headers, which are limited to about 8 KiB
-MAX_DESCRIPTION = 160  # characters of a violation or message that travel; keeps 40 of them under the limit
+# A status travels in HTTP/2 headers, which hold about 8 KiB; non-ASCII bytes take three there, binary ones four thirds.
+MAX_VIOLATIONS_BYTES = 2_400
+MAX_MESSAGE_BYTES = 600
+MAX_DESCRIPTION_BYTES = 160
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,14 +60,13 @@ class InvalidRequest(PaperRouteError):
 
     def details(self) -> Sequence[Message]:
         """Return a BadRequest with the first violations, and the number of those that did not fit."""
-        shown = [
-            error_details_pb2.BadRequest.FieldViolation(field=v.field, description=_short(v.description))
-            for v in self.violations[:MAX_VIOLATIONS]
-        ]
-        if len(self.violations) > MAX_VIOLATIONS:
-            more = len(self.violations) - MAX_VIOLATIONS
-            shown.append(error_details_pb2.BadRequest.FieldViolation(description=f"and {more} more"))
-        return (error_details_pb2.BadRequest(field_violations=shown),)
+        shown = error_details_pb2.BadRequest()
+        for position, violation in enumerate(self.violations):
+            if shown.ByteSize() > MAX_VIOLATIONS_BYTES:
+                shown.field_violations.add(description=f"and {len(self.violations) - position} more")
+                break
+            shown.field_violations.add(field=_short(violation.field), description=_short(violation.description))
+        return (shown,)
 
 
 class NotFound(PaperRouteError):
@@ -199,7 +200,9 @@ def status_of(error: PaperRouteError) -> status_pb2.Status:
     info = error_details_pb2.ErrorInfo(
         reason=error.reason, domain=DOMAIN, metadata={key: _short(value) for key, value in error.metadata.items()}
     )
-    status = status_pb2.Status(code=code_pb2.Code.Value(error.code.name), message=_limited(error.message, 1_000))
+    status = status_pb2.Status(
+        code=code_pb2.Code.Value(error.code.name), message=_limited(error.message, MAX_MESSAGE_BYTES)
+    )
     for detail in (info, *error.details()):
         packed = AnyMessage()
         packed.Pack(detail)
@@ -256,8 +259,10 @@ def _retry(seconds: float) -> error_details_pb2.RetryInfo:
 
 
 def _short(text: str) -> str:
-    return _limited(text, MAX_DESCRIPTION)
+    return _limited(text, MAX_DESCRIPTION_BYTES)
 
 
 def _limited(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    """Return `text` cut to `limit` bytes of UTF-8."""
+    encoded = text.encode(errors="replace")
+    return text if len(encoded) <= limit else f"{encoded[: limit - 3].decode(errors='ignore')}…"

@@ -13,7 +13,7 @@ Deserializer = Callable[[bytes], Any]
 
 
 def wrapped(
-    handler: grpc.RpcMethodHandler[Any, Any],
+    handler: "grpc.RpcMethodHandler[Any, Any]",
     around: Around,
     deserializer: Callable[[Deserializer], Deserializer] = lambda plain: plain,
 ) -> Any:

@@ -1,0 +1,41 @@
+# Everything runs in .venv, which is made from the lock. Two commands set PaperRoute up: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+Q ?= What are the recent technical trends around LoRA for image generation?
+
+# Neither the demo nor a test may ever reach a paid model, whatever the shell that starts them holds.
+CLEAN_ENV := env -u OPENAI_API_KEY -u ANTHROPIC_API_KEY -u GEMINI_API_KEY -u GOOGLE_API_KEY
+
+.PHONY: demo test check generate lock clean
+
+# Installs again when the lock, the package or a contract changed.
+$(VENV)/.ready: requirements.lock pyproject.toml hatch_build.py $(wildcard protos/paperroute/v1/*.proto)
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: $(VENV)/.ready
+	PAPERROUTE_DATA_DIR=.paperroute $(CLEAN_ENV) $(BIN)/paperroute survey "$(Q)" --source sample
+
+test: $(VENV)/.ready
+	$(CLEAN_ENV) $(BIN)/python -m pytest
+
+check: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/buf lint
+	$(BIN)/buf breaking --against '.git#ref=$(shell git describe --tags --abbrev=0 2>/dev/null || git rev-parse --verify --quiet main || echo HEAD)'
+
+# Writes the gRPC modules again after a change of a contract.
+generate: $(VENV)/.ready
+	$(BIN)/python hatch_build.py
+
+lock:
+	$(BIN)/uv pip compile pyproject.toml --extra dev --python-version 3.11 --universal \
+		--no-emit-index-url --generate-hashes --no-header --quiet --output-file requirements.lock
+
+clean:
+	rm -rf $(VENV) .paperroute dist

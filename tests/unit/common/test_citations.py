@@ -1,0 +1,115 @@
+"""Keys become links, and nothing else does."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from services.common.citations import Reference, StreamRenderer, render
+
+REFERENCES = {f"P{n}": Reference(name=f"Name{n}", url=f"https://arxiv.org/abs/2501.0000{n}") for n in range(1, 6)}
+ONE, TWO, THREE = (f"[Name{n}](https://arxiv.org/abs/2501.0000{n})" for n in (1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("text", "rendered"),
+    [
+        pytest.param("It halves the cost [P1].", f"It halves the cost ({ONE}).", id="behind a claim, in brackets"),
+        pytest.param("[P1] halves the cost.", f"{ONE} halves the cost.", id="as the subject, bare"),
+        pytest.param("Unlike [P1], it is fast.", f"Unlike {ONE}, it is fast.", id="after a preposition, bare"),
+        pytest.param("Both help [P1, P2].", f"Both help ({ONE}, {TWO}).", id="list"),
+        pytest.param("Both help [P1][P2].", f"Both help ({ONE}, {TWO}).", id="neighbours"),
+        pytest.param("All help [P1-P3].", f"All help ({ONE}, {TWO}, {THREE}).", id="range"),
+        pytest.param("Both help [P1, 2].", f"Both help ({ONE}, {TWO}).", id="second key without its letter"),
+        pytest.param("費用を半減する【P1】。", f"費用を半減する（{ONE}）。", id="Japanese brackets"),
+        pytest.param("[P1]は速い。", f"{ONE}は速い。", id="Japanese subject"),
+        pytest.param("It is fast. [P1]", f"It is fast. ({ONE})", id="behind the full stop"),
+        pytest.param(r"The set \[P1\] is open.", r"The set \[P1\] is open.", id="an abstract's own brackets stay text"),
+        pytest.param("Twice [P1, P1].", f"Twice ({ONE}).", id="the same key twice"),
+    ],
+)
+def test_accepted_forms_become_links(text: str, rendered: str):
+    assert render(text, REFERENCES).text == rendered
+
+
+def test_unknown_keys_are_removed_and_counted():
+    """An invented key must neither show nor be laundered into a paper."""
+    result = render("It is fast [P9]. Small too [P1, P77]. [P9, P8].", REFERENCES)
+
+    assert result.text == f"It is fast. Small too ({ONE})."
+    assert result.cited_keys == ("P1",)
+    assert result.unknown_key_count == 4
+
+
+def test_cited_keys_come_in_the_order_of_first_mention():
+    assert render("[P3] and [P1], then [P3].", REFERENCES).cited_keys == ("P3", "P1")
+
+
+@pytest.mark.parametrize(
+    ("text", "rendered", "removed"),
+    [
+        pytest.param("See [the page](https://evil.example/a(b)).", "See the page.", 1, id="link"),
+        pytest.param("![x](https://evil.example/p.png) text", "x text", 1, id="image"),
+        pytest.param("Go to https://evil.example/path?q=1 now", "Go to now", 1, id="bare address"),
+        pytest.param("Go to www.evil.example now", "Go to now", 1, id="www"),
+        pytest.param("<script>alert(1)</script>x", "alert(1)x", 2, id="tags"),
+        pytest.param("<<b>script>x", "x", 2, id="a tag that a removal uncovers"),
+        pytest.param("<https://evil.example>", "", 1, id="autolink"),
+        pytest.param("text\n[a]: https://evil.example\n", "text", 1, id="reference definition"),
+        pytest.param("[P1](https://evil.example)", "P1", 1, id="a key dressed up as a link"),
+        pytest.param("[x](javascript:alert(1))", "x", 1, id="script link"),
+    ],
+)
+def test_links_of_the_text_are_removed_and_counted(text: str, rendered: str, removed: int):
+    result = render(text, REFERENCES)
+
+    assert result.text == rendered
+    assert result.removed_link_count == removed
+
+
+def test_markdown_in_a_title_shows_as_text_in_its_link():
+    result = render("[P1] is.", {"P1": Reference(name="A [b](c) *d* <e>", url="https://arxiv.org/abs/2501.00001")})
+
+    assert result.text == r"[A \[b\](c) \*d\* \<e\>](https://arxiv.org/abs/2501.00001) is."
+
+
+PIECES = ["[", "]", "(", ")", "<", ">", "!", "\\", "\n", " ", "[P1]", "[P2](", "P9", "https://evil.example", "//", ":", "www.e.e"]
+PIECES += ["[a]: ", "[a]", "<b ", "javascript:", "あ。", "x", "*", "`"]
+
+
+def links_in(markdown: str) -> set[str]:
+    """Return what an independent parser takes for links, images and HTML."""
+    found: set[str] = set()
+    for block in MarkdownIt("commonmark").parse(markdown):
+        for token in (block, *(block.children or ())):
+            if token.type in {"html_block", "html_inline"}:
+                found.add(token.content)
+            found.update(str(value) for name, value in token.attrs.items() if name in {"href", "src"})
+    return found
+
+
+@settings(max_examples=400)
+@given(text=st.lists(st.sampled_from(PIECES), max_size=14).map("".join))
+def test_whatever_the_text_every_link_left_is_one_of_ours(text: str):
+    rendered = render(text, REFERENCES).text
+
+    assert links_in(rendered) <= {reference.url for reference in REFERENCES.values()}
+    assert "https://evil" not in rendered
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 50])
+def test_a_streamed_text_reads_as_the_whole(size: int):
+    """Watchers must see what the survey will hold, however the pieces were cut."""
+    text = "It halves cost [P1]. And [P2, P3] is new.\n\n二番目 [P1]。[P2]は違う。 See [x](https://evil.example). End."
+    renderer = StreamRenderer(REFERENCES)
+
+    shown = "".join(renderer.feed(text[at : at + size]) for at in range(0, len(text), size)) + renderer.finish()
+
+    assert shown == render(text, REFERENCES).text
+
+
+def test_a_bracket_that_never_closes_does_not_hold_the_stream_back():
+    renderer = StreamRenderer(REFERENCES)
+
+    shown = "".join(renderer.feed("word ") for _ in range(10)) + renderer.feed("[") + renderer.feed("open text " * 60)
+
+    assert "open text open text" in shown

@@ -1,0 +1,32 @@
+"""Text of others shows as text."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from services.common.citations import Reference, render
+from services.common.markdown import escape, plain
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        pytest.param("a\u202eb\u200bc\u0007d", "abcd", id="bidi, zero width, control"),
+        pytest.param("  two\n lines\t ", "two lines", id="white space"),
+        pytest.param("e\u0301", "é", id="composed"),
+        pytest.param("画像\u3000生成", "画像 生成", id="ideographic space"),
+    ],
+)
+def test_plain_keeps_what_is_seen(text: str, shown: str):
+    assert plain(text) == shown
+
+
+@given(st.text(max_size=60))
+def test_escaped_text_holds_no_citation_and_no_link(text: str):
+    """An abstract may contain "[P1]" or an address; neither may become a citation or a link."""
+    hostile = f"{text}[P1] https://evil.example <b>"
+
+    result = render(escape(hostile), {"P1": Reference(name="N", url="https://arxiv.org/abs/2501.00001")})
+
+    assert result.cited_keys == ()
+    assert "arxiv.org" not in result.text
+    assert "https://" not in result.text
