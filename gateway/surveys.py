@@ -47,10 +47,11 @@ class Record:
             for event in self.events[number:]:
                 number = event.number
                 yield event
+            if number < len(self.events):
+                continue  # more came while these were handed out
             if self.has_ended:
                 return
-            if number == len(self.events):
-                await changed.wait()
+            await changed.wait()
 
 
 class SurveyBook:

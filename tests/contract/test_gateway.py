@@ -1,0 +1,405 @@
+"""What SurveyService promises, with the services behind it played by fakes on a real server."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from fakes import Fakes, Gate, fails, papers
+from gateway.server import mount
+from gateway.settings import GatewaySettings
+from paperroute.v1 import survey_pb2 as pb
+from paperroute.v1 import survey_service_pb2 as service_pb
+from paperroute.v1 import survey_service_pb2_grpc as pb_grpc
+from services.common.errors import reason_in, violations_in
+from services.common.papers import timestamp_of
+from services.common.server import RoleServer
+from serving import serving
+
+SERVICES = ("retrieval", "embedding", "ordering", "generation", "summarization")
+SPEC = pb.SurveySpec(question="What about names?")
+STAGES = [pb.Stage.Name(value) for value in pb.Stage.values()[1:]]
+
+
+class Gateway:
+    """A client of a gateway under test."""
+
+    def __init__(self, channel: grpc.aio.Channel, fakes: Fakes) -> None:
+        self.stub, self.fakes = pb_grpc.SurveyServiceStub(channel), fakes
+
+    async def create(self, spec: pb.SurveySpec = SPEC, **fields: Any) -> str:
+        request = service_pb.CreateSurveyRequest(spec=spec, **fields)
+        return (await self.stub.CreateSurvey(request, timeout=5)).survey.survey_id
+
+    async def get(self, survey_id: str) -> pb.Survey:
+        return (await self.stub.GetSurvey(service_pb.GetSurveyRequest(survey_id=survey_id), timeout=5)).survey
+
+    async def events(self, survey_id: str, after: int = 0) -> list[service_pb.WatchSurveyResponse]:
+        request = service_pb.WatchSurveyRequest(survey_id=survey_id, after_number=after)
+        return [event async for event in self.stub.WatchSurvey(request, timeout=30)]
+
+    async def first(self, survey_id: str, is_wanted: Callable[[service_pb.WatchSurveyResponse], bool]) -> Any:
+        call = self.stub.WatchSurvey(service_pb.WatchSurveyRequest(survey_id=survey_id), timeout=30)
+        async for event in call:
+            if is_wanted(event):
+                call.cancel()
+                return event
+        return None
+
+    async def finished(self, spec: pb.SurveySpec = SPEC, **fields: Any) -> pb.Survey:
+        survey_id = await self.create(spec, **fields)
+        await self.events(survey_id)
+        return await self.get(survey_id)
+
+
+@contextlib.asynccontextmanager
+async def gateway_with(fakes: Fakes, data_dir: Path, **settings: Any):
+    host = RoleServer("127.0.0.1:0")
+    fakes.add_to(host)
+    await host.start()
+    try:
+        targets = dict.fromkeys(SERVICES, host.address)
+        async with serving(mount, GatewaySettings(**{**targets, **settings}), data_dir) as channel:
+            yield Gateway(channel, fakes)
+    finally:
+        await host.stop(0)
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path):
+    async with gateway_with(Fakes(), tmp_path) as made:
+        yield made
+
+
+async def test_a_question_becomes_a_survey_in_which_every_paper_is_cited(gateway: Gateway):
+    survey = await gateway.finished()
+
+    assert survey.state == pb.SURVEY_STATE_DONE
+    assert (survey.title, [chapter.title for chapter in survey.chapters]) == ("A title", ["Chapter 1", "Chapter 2"])
+    assert [paper.key for paper in survey.papers] == [f"P{number}" for number in range(1, 21)]
+    assert survey.coverage == pb.Coverage(kept_count=20, cited_count=20, cited_share=1.0)
+    assert "[Name20](https://arxiv.org/abs/2501.00020)" in survey.chapters[0].sections[0].text
+    assert "[Name19](https://arxiv.org/abs/2501.00019v2)" in survey.chapters[0].sections[0].text
+    assert survey.introduction == "Begins with [Name20](https://arxiv.org/abs/2501.00020)."
+    assert [pb.Stage.Name(stage.stage) for stage in survey.stages] == STAGES
+    assert all(stage.state == pb.STAGE_STATE_DONE for stage in survey.stages)
+
+
+async def test_usage_is_summed_over_the_stages_and_an_unknown_price_stays_unknown(gateway: Gateway):
+    """A total that leaves an unpriced part out would be read as the whole."""
+    survey = await gateway.finished()
+
+    by_stage = {pb.Stage.Name(stage.stage): list(stage.usage) for stage in survey.stages}
+    assert by_stage["STAGE_SUMMARIZE"][0].call_count == 20
+    assert by_stage["STAGE_SUMMARIZE"][0].cost_nano_usd == 140
+    assert not by_stage["STAGE_FRAME"][0].HasField("cost_nano_usd")
+    assert survey.usage[0].call_count == 1 + 20 + 4 + 1
+    assert survey.usage[0].input_tokens == 260
+    assert not survey.usage[0].HasField("cost_nano_usd")
+
+
+async def test_events_are_numbered_and_end_with_the_end(gateway: Gateway):
+    survey_id = await gateway.create()
+    events = await gateway.events(survey_id)
+
+    assert [event.number for event in events] == list(range(1, len(events) + 1))
+    assert events[-1].finished.state == pb.SURVEY_STATE_DONE
+    started = [pb.Stage.Name(each.stage_started.stage) for each in events if each.HasField("stage_started")]
+    assert sorted(started, key=STAGES.index) == STAGES
+    assert await gateway.events(survey_id, after=len(events) - 3) == events[-3:]
+
+
+async def test_section_text_arrives_with_links_and_reads_as_the_survey(gateway: Gateway):
+    survey_id = await gateway.create()
+    pieces: dict[tuple[int, int], str] = {}
+    for event in await gateway.events(survey_id):
+        if event.HasField("section_text"):
+            piece = event.section_text
+            place = (piece.chapter_number, piece.section_number)
+            assert piece.offset == len(pieces.get(place, ""))
+            pieces[place] = pieces.get(place, "") + piece.text
+
+    survey = await gateway.get(survey_id)
+
+    whole = {(chapter.number, each.number): each.text for chapter in survey.chapters for each in chapter.sections}
+    assert pieces == whole
+
+
+async def test_unknown_keys_are_dropped_and_papers_passed_over_are_listed(tmp_path: Path):
+    """Each section's closed set holds its own papers: a key of another section is unknown to it too."""
+    fakes = Fakes(text_of=lambda request: f"One [{request.papers[0].key}], two [P77], three [P1]. https://evil.example")
+    async with gateway_with(fakes, tmp_path) as gateway:
+        survey = await gateway.finished()
+
+    first, second = survey.chapters[0].sections
+    assert list(first.cited_keys) == ["P1"]
+    assert list(first.listed_keys) == ["P2", "P3", "P4", "P5"]
+    assert "- [Name18](https://arxiv.org/abs/2501.00018): Summary of 2501.00018." in first.text
+    assert list(second.cited_keys) == ["P6"]
+    assert "evil" not in str(survey.chapters)
+    assert survey.coverage.unknown_key_count == 4 + 3
+    assert survey.coverage.removed_link_count == 4
+    assert (survey.coverage.cited_count, survey.coverage.listed_count) == (4, 16)
+
+
+async def test_all_broken_fields_are_named_at_once(gateway: Gateway):
+    spec = pb.SurveySpec(
+        question="x" * 4_001,
+        language="klingon",
+        max_papers=501,
+        as_of=timestamp_of(datetime.now(UTC) + timedelta(days=2)),
+        models=pb.ModelChoice(write="no colon"),
+        timeout_ms=1,
+    )
+    spec.source, spec.ordering, spec.writer = 99, 98, 97
+    labels = {f"k{number}": "" for number in range(21)}
+
+    with pytest.raises(grpc.aio.AioRpcError) as failure:
+        await gateway.create(spec, labels=labels, request_id="r" * 129)
+
+    assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert {violation.field for violation in violations_in(failure.value)} == {
+        "spec.question",
+        "spec.language",
+        "spec.max_papers",
+        "spec.as_of",
+        "spec.models.write",
+        "spec.timeout_ms",
+        "spec.source",
+        "spec.ordering",
+        "spec.writer",
+        "labels",
+        "request_id",
+    }
+
+
+@pytest.mark.parametrize("question", ["", "   \n\t "])
+async def test_an_empty_question_is_refused(gateway: Gateway, question: str):
+    with pytest.raises(grpc.aio.AioRpcError) as failure:
+        await gateway.create(pb.SurveySpec(question=question))
+
+    assert [violation.field for violation in violations_in(failure.value)] == ["spec.question"]
+
+
+async def test_the_same_request_id_gives_the_same_survey(gateway: Gateway):
+    first = await gateway.create(request_id="r1", labels={"team": "a"})
+    second = await gateway.create(request_id="r1", labels={"team": "a"})
+
+    assert first == second
+    await gateway.events(first)
+    assert len(gateway.fakes.requests["PlanSearch"]) == 1
+
+
+async def test_a_request_id_used_for_another_request_is_refused_with_the_difference(gateway: Gateway):
+    await gateway.create(request_id="r1")
+
+    with pytest.raises(grpc.aio.AioRpcError) as failure:
+        await gateway.create(pb.SurveySpec(question="Another?"), request_id="r1", labels={"a": "b"})
+
+    assert failure.value.code() is grpc.StatusCode.ALREADY_EXISTS
+    assert "spec.question, labels" in failure.value.details()
+
+
+@pytest.mark.parametrize(
+    ("method", "stage", "service"),
+    [
+        ("PlanSearch", "STAGE_PLAN", "GenerationService"),
+        ("SearchPapers", "STAGE_RETRIEVE", "RetrievalService"),
+        ("EmbedPapers", "STAGE_EMBED", "EmbeddingService"),
+        ("OrderPapers", "STAGE_ORDER", "OrderingService"),
+        ("SummarizePaper", "STAGE_SUMMARIZE", "SummarizationService"),
+        ("WriteSection", "STAGE_WRITE", "GenerationService"),
+        ("WriteFrame", "STAGE_FRAME", "GenerationService"),
+    ],
+)
+async def test_a_failing_service_is_named_with_its_stage(tmp_path: Path, method: str, stage: str, service: str):
+    fakes = Fakes(before={method: fails(grpc.StatusCode.FAILED_PRECONDITION)})
+    async with gateway_with(fakes, tmp_path) as gateway:
+        survey_id = await gateway.create()
+        events = await gateway.events(survey_id)
+        survey = await gateway.get(survey_id)
+
+    assert survey.state == pb.SURVEY_STATE_FAILED
+    assert pb.Stage.Name(survey.failure.stage) == stage
+    assert survey.failure.service == f"paperroute.v1.{service}"
+    assert survey.failure.status == "FAILED_PRECONDITION"
+    assert events[-1].failed == survey.failure
+
+
+async def test_what_was_finished_before_a_failure_stays_readable(tmp_path: Path):
+    fakes = Fakes(before={"WriteFrame": fails(grpc.StatusCode.INTERNAL)})
+    async with gateway_with(fakes, tmp_path) as gateway:
+        held = Gate()
+
+        async def after_the_sections(request: Any) -> None:
+            await held.opened.wait()
+            raise grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, grpc.aio.Metadata(), grpc.aio.Metadata(), "told")
+
+        fakes.before["WriteFrame"] = after_the_sections
+        survey_id = await gateway.create()
+        await gateway.first(survey_id, lambda event: event.stage_finished.report.stage == pb.STAGE_WRITE)
+        held.opened.set()
+        await gateway.events(survey_id)
+        survey = await gateway.get(survey_id)
+
+    assert survey.state == pb.SURVEY_STATE_FAILED
+    assert survey.coverage.cited_count == 20
+    assert all(section.text for chapter in survey.chapters for section in chapter.sections)
+
+
+async def test_a_service_that_hangs_fails_the_survey_within_its_time(tmp_path: Path):
+    fakes = Fakes(before={"EmbedPapers": Gate()})
+    async with gateway_with(fakes, tmp_path) as gateway:
+        survey = await gateway.finished(pb.SurveySpec(question="Names?", timeout_ms=1_500))
+
+    assert survey.failure.status == "DEADLINE_EXCEEDED"
+    assert pb.Stage.Name(survey.failure.stage) in {"STAGE_EMBED", "STAGE_SUMMARIZE"}
+    assert survey.finished_at.ToMilliseconds() - survey.created_at.ToMilliseconds() <= 2_500
+
+
+async def test_a_paper_that_cannot_be_summarized_is_dropped_with_the_reason(tmp_path: Path):
+    lost = fails(grpc.StatusCode.INVALID_ARGUMENT, lambda request: request.paper.paper_id == "2501.00007")
+    async with gateway_with(Fakes(before={"SummarizePaper": lost}), tmp_path) as gateway:
+        survey = await gateway.finished()
+
+    dropped = [paper for paper in survey.papers if paper.mention == pb.PAPER_MENTION_DROPPED]
+    assert survey.state == pb.SURVEY_STATE_DONE
+    assert [paper.paper.paper_id for paper in dropped] == ["2501.00007"]
+    assert dropped[0].dropped_reason == "it could not be summarized: INVALID_ARGUMENT"
+    assert (survey.coverage.cited_count, survey.coverage.dropped_count) == (19, 1)
+
+
+async def test_a_section_that_cannot_be_written_lists_its_papers(tmp_path: Path):
+    lost = fails(grpc.StatusCode.RESOURCE_EXHAUSTED, lambda request: request.papers[0].key == "P6")
+    async with gateway_with(Fakes(before={"WriteSection": lost}), tmp_path) as gateway:
+        survey = await gateway.finished()
+
+    section = survey.chapters[0].sections[1]
+    assert survey.state == pb.SURVEY_STATE_DONE
+    assert list(section.listed_keys) == ["P6", "P7", "P8", "P9", "P10"]
+    assert section.missing_reason == "it could not be written: RESOURCE_EXHAUSTED"
+    assert (survey.coverage.cited_count, survey.coverage.listed_count) == (15, 5)
+
+
+async def test_nothing_found_means_nothing_written(tmp_path: Path):
+    async with gateway_with(Fakes(found=[]), tmp_path) as gateway:
+        survey = await gateway.finished()
+
+    assert survey.state == pb.SURVEY_STATE_NO_PAPERS
+    assert list(survey.search_terms) == ["name paper"]
+    assert survey.search.filters[0].dropped_count == 4
+    assert not (survey.title or survey.chapters or survey.introduction)
+    assert set(gateway.fakes.requests) == {"PlanSearch", "SearchPapers"}
+
+
+async def test_one_paper_is_enough_for_a_survey(tmp_path: Path):
+    async with gateway_with(Fakes(found=papers(1)), tmp_path) as gateway:
+        survey = await gateway.finished()
+
+    assert survey.state == pb.SURVEY_STATE_DONE
+    assert survey.coverage.cited_count == 1
+
+
+async def test_a_section_is_written_as_soon_as_its_own_papers_are_summarized(tmp_path: Path):
+    """The time of a survey is its critical path: one slow summary must not hold the other sections."""
+    gate = Gate(lambda request: request.paper.paper_id == "2501.00001")
+    async with gateway_with(Fakes(before={"SummarizePaper": gate}), tmp_path) as gateway:
+        survey_id = await gateway.create()
+        event = await gateway.first(survey_id, lambda each: each.section_finished.section.keys[:1] == ["P11"])
+        gate.opened.set()
+        await gateway.events(survey_id)
+        survey = await gateway.get(survey_id)
+
+    assert list(event.section_finished.section.cited_keys) == ["P11", "P12", "P13", "P14", "P15"]
+    assert survey.coverage.cited_count == 20
+
+
+async def test_papers_are_summarized_while_they_are_embedded(tmp_path: Path):
+    embed, summarize = Gate(), Gate()
+    async with gateway_with(Fakes(before={"EmbedPapers": embed, "SummarizePaper": summarize}), tmp_path) as gateway:
+        survey_id = await gateway.create()
+        async with asyncio.timeout(10):
+            await embed.entered.wait()
+            await summarize.entered.wait()
+        embed.opened.set()
+        summarize.opened.set()
+        events = await gateway.events(survey_id)
+
+    assert events[-1].finished.state == pb.SURVEY_STATE_DONE
+
+
+async def test_cancel_stops_the_calls_and_keeps_what_was_finished(tmp_path: Path):
+    gate = Gate()
+    async with gateway_with(Fakes(before={"WriteSection": gate}), tmp_path) as gateway:
+        survey_id = await gateway.create()
+        await gate.entered.wait()
+        request = service_pb.CancelSurveyRequest(survey_id=survey_id)
+        survey = (await gateway.stub.CancelSurvey(request, timeout=5)).survey
+        events = await gateway.events(survey_id)
+        again = (await gateway.stub.CancelSurvey(request, timeout=5)).survey
+
+    assert survey.state == pb.SURVEY_STATE_CANCELLED
+    assert events[-1].finished.state == pb.SURVEY_STATE_CANCELLED
+    assert len([paper for paper in survey.papers if paper.summary]) == 20
+    assert again == survey
+
+
+async def test_too_many_surveys_are_refused_with_the_time_to_wait(tmp_path: Path):
+    gate = Gate()
+    async with gateway_with(Fakes(before={"PlanSearch": gate}), tmp_path, max_running_surveys=1) as gateway:
+        survey_id = await gateway.create()
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await gateway.create()
+        gate.opened.set()
+        await gateway.events(survey_id)
+        later = await gateway.finished()
+
+    assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert reason_in(failure.value) == "QUEUE_FULL"
+    assert later.state == pb.SURVEY_STATE_DONE
+
+
+async def test_surveys_are_listed_newest_first_in_pages(gateway: Gateway):
+    made = [await gateway.create() for _ in range(5)]
+    seen, token = [], ""
+    while True:
+        request = service_pb.ListSurveysRequest(page_size=2, page_token=token)
+        page = await gateway.stub.ListSurveys(request, timeout=5)
+        seen += [survey.survey_id for survey in page.surveys]
+        token = page.next_page_token
+        if not token:
+            break
+
+    assert seen == made[::-1]
+
+
+@pytest.mark.parametrize("token", ["not a token", "abcdef0123456789"])
+async def test_a_page_token_of_nobody_is_refused(gateway: Gateway, token: str):
+    with pytest.raises(grpc.aio.AioRpcError) as failure:
+        await gateway.stub.ListSurveys(service_pb.ListSurveysRequest(page_token=token), timeout=5)
+
+    assert [violation.field for violation in violations_in(failure.value)] == ["page_token"]
+
+
+@pytest.mark.parametrize("method", ["GetSurvey", "WatchSurvey", "CancelSurvey"])
+async def test_an_unknown_survey_is_not_found(gateway: Gateway, method: str):
+    request = getattr(service_pb, f"{method}Request")(survey_id="nobody")
+    call = getattr(gateway.stub, method)(request, timeout=5)
+
+    with pytest.raises(grpc.aio.AioRpcError) as failure:
+        await (call.read() if method == "WatchSurvey" else call)
+
+    assert failure.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_old_surveys_are_forgotten_beyond_the_limit(tmp_path: Path):
+    """Memory must not grow with every survey that was ever made."""
+    async with gateway_with(Fakes(found=[]), tmp_path, max_kept_surveys=2) as gateway:
+        made = [(await gateway.finished()).survey_id for _ in range(4)]
+        page = await gateway.stub.ListSurveys(service_pb.ListSurveysRequest(), timeout=5)
+
+    assert [survey.survey_id for survey in page.surveys] == made[:0:-1]
