@@ -1,0 +1,93 @@
+"""Roles as processes of their own, as a cluster runs them: real command line, real ports, real signals."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from services.common.settings import ROLES
+
+START_TIMEOUT_S = 60
+
+
+def paperroute(*arguments: str) -> list[str]:
+    """Return the command line that runs our own program in this interpreter."""
+    return [sys.executable, "-c", "from gateway.cli.main import main; main()", *arguments]
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that nobody listens on now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+class Cluster:
+    """One process a role, each on a port of its own; a role can be stopped, killed and started again."""
+
+    def __init__(self, data_dir: Path, extra: Mapping[str, str]) -> None:
+        self.addresses = {role: f"127.0.0.1:{port}" for role, port in zip(ROLES, free_ports(len(ROLES)), strict=True)}
+        self._data_dir = data_dir
+        self._environment = {**os.environ, **extra, "PAPERROUTE_DATA_DIR": str(data_dir)}
+        for role, address in self.addresses.items():
+            self._environment[f"PAPERROUTE_{role.upper()}__LISTEN"] = address
+            if role != "gateway":
+                self._environment[f"PAPERROUTE_GATEWAY__{role.upper()}"] = address
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    async def start(self, roles: Sequence[str] = ROLES) -> None:
+        """Start roles and wait until each says that it serves."""
+        for role in roles:
+            with (self._data_dir / f"{role}.log").open("ab") as log:
+                self._processes[role] = subprocess.Popen(
+                    paperroute("serve", role), env=self._environment, stdout=log, stderr=log
+                )
+        for role in roles:
+            await self._serving(role)
+
+    async def stop(self, role: str, number: int = signal.SIGTERM) -> int:
+        """Send a signal and return the exit status once the process has ended."""
+        process = self._processes.pop(role)
+        process.send_signal(number)
+        return await asyncio.to_thread(process.wait, 30)
+
+    async def close(self) -> None:
+        """End every process."""
+        for role in list(self._processes):
+            await self.stop(role, signal.SIGKILL)
+
+    def log(self, role: str) -> str:
+        """Return what a role wrote."""
+        return (self._data_dir / f"{role}.log").read_text()
+
+    async def _serving(self, role: str) -> None:
+        async with grpc.aio.insecure_channel(self.addresses[role]) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            try:
+                answer = await stub.Check(
+                    health_pb2.HealthCheckRequest(), timeout=START_TIMEOUT_S, wait_for_ready=True
+                )
+            except grpc.aio.AioRpcError as failure:
+                raise AssertionError(f"{role} does not serve:\n{self.log(role)}") from failure
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+@contextlib.asynccontextmanager
+async def cluster(data_dir: Path, **extra: str) -> AsyncIterator[Cluster]:
+    """Run all roles as processes; they are ended at the end."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    made = Cluster(data_dir, extra)
+    try:
+        await made.start()
+        yield made
+    finally:
+        await made.close()

@@ -1,0 +1,284 @@
+import asyncio
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from services.common.errors import UpstreamFailed
+from services.common.papers import Paper
+from services.embedding.paper_vectors import (
+    Collection,
+    PaperVectors,
+    Point,
+    collection_of,
+    payload_of,
+    point_id_of,
+    text_of,
+)
+
+
+class HashEncoder:
+    """Makes unit vectors of a text's hash and records what it was asked."""
+
+    def __init__(self, name: str = "hash:sha256", dimension: int = 8) -> None:
+        self.name = name
+        self.dimension = dimension
+        self.asked: list[list[str]] = []
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        self.asked.append(list(texts))
+        return self.rows(texts)
+
+    def rows(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        digests = [hashlib.sha256(f"{self.name}|{text}".encode()).digest()[: self.dimension] for text in texts]
+        rows = np.array([list(digest) for digest in digests], dtype=np.float32) + 1
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+class MemoryStore:
+    """Keeps points in dictionaries; gives way to other tasks in each call, as a real store does."""
+
+    def __init__(self) -> None:
+        self.points: dict[Collection, dict[str, Point]] = {}
+        self.failures = 0
+
+    async def fetch(self, collection: Collection, point_ids: Sequence[str]) -> Mapping[str, NDArray[np.float32]]:
+        await asyncio.sleep(0)
+        kept = self.points.get(collection, {})
+        return {each: kept[each].vector for each in point_ids if each in kept}
+
+    async def put(self, collection: Collection, points: Sequence[Point]) -> None:
+        await asyncio.sleep(0)
+        if self.failures:
+            self.failures -= 1
+            raise UpstreamFailed("the store", "is full")
+        self.points.setdefault(collection, {}).update({point.point_id: point for point in points})
+
+
+def paper(paper_id: str = "2101.00001", title: str = "A title", abstract: str = "An abstract.") -> Paper:
+    return Paper(paper_id=paper_id, title=title, abstract=abstract, published_at=datetime(2021, 1, 1, tzinfo=UTC))
+
+
+def papers_from(*numbers: int) -> list[Paper]:
+    return [paper(f"2101.{number:05}", title=f"Title {number}") for number in numbers]
+
+
+async def test_rows_are_in_the_order_of_the_papers():
+    """Known and new papers alternate; each row must still be its own paper's."""
+    encoder = HashEncoder()
+    vectors = PaperVectors(MemoryStore())
+    await vectors.embed(encoder, papers_from(2, 4))
+
+    embedded = await vectors.embed(encoder, papers_from(5, 4, 3, 2, 1))
+
+    assert np.array_equal(embedded.vectors, encoder.rows([text_of(each) for each in papers_from(5, 4, 3, 2, 1)]))
+    assert embedded.cached_count == 2
+    assert embedded.query_vector is None
+
+
+async def test_only_new_texts_are_encoded():
+    encoder = HashEncoder()
+    vectors = PaperVectors(MemoryStore())
+    await vectors.embed(encoder, papers_from(1, 2))
+
+    await vectors.embed(encoder, papers_from(1, 2, 3))
+
+    assert encoder.asked == [
+        ["Title 1\nAn abstract.", "Title 2\nAn abstract."],
+        ["Title 3\nAn abstract."],
+    ]
+
+
+async def test_known_papers_without_a_query_need_no_encoder():
+    encoder = HashEncoder()
+    vectors = PaperVectors(MemoryStore())
+    await vectors.embed(encoder, papers_from(1))
+
+    embedded = await vectors.embed(encoder, papers_from(1))
+
+    assert (embedded.cached_count, embedded.call_count, len(encoder.asked)) == (1, 0, 1)
+
+
+async def test_papers_with_one_text_are_encoded_once_and_kept_twice():
+    """Two records can share title and abstract; each needs its own payload."""
+    encoder, store = HashEncoder(), MemoryStore()
+
+    embedded = await PaperVectors(store).embed(encoder, [paper("2101.00001"), paper("2101.00002")])
+
+    assert encoder.asked == [["A title\nAn abstract."]]
+    assert np.array_equal(embedded.vectors[0], embedded.vectors[1])
+    (points,) = store.points.values()
+    assert sorted(str(point.payload["paper_id"]) for point in points.values()) == ["2101.00001", "2101.00002"]
+
+
+async def test_query_is_encoded_in_the_same_call_and_not_kept():
+    encoder, store = HashEncoder(), MemoryStore()
+
+    embedded = await PaperVectors(store).embed(encoder, papers_from(1), query="What is new?")
+
+    assert np.array_equal(embedded.query_vector, encoder.rows(["What is new?"])[0])
+    assert embedded.call_count == len(encoder.asked) == 1
+    assert [len(points) for points in store.points.values()] == [1]
+
+
+async def test_query_beside_known_papers_is_encoded_alone():
+    encoder = HashEncoder()
+    vectors = PaperVectors(MemoryStore())
+    await vectors.embed(encoder, papers_from(1, 2))
+
+    embedded = await vectors.embed(encoder, papers_from(2, 1), query="What is new?")
+
+    assert encoder.asked[1:] == [["What is new?"]]
+    assert (embedded.cached_count, embedded.call_count) == (2, 1)
+
+
+async def test_query_with_the_words_of_a_paper_gets_its_own_row():
+    encoder = HashEncoder()
+
+    embedded = await PaperVectors(MemoryStore()).embed(encoder, [paper()], query="A title\nAn abstract.")
+
+    assert np.array_equal(embedded.query_vector, embedded.vectors[0])
+
+
+async def test_requests_at_once_encode_a_paper_once():
+    encoder, store = HashEncoder(), MemoryStore()
+    vectors = PaperVectors(store)
+
+    answers = await asyncio.gather(*(vectors.embed(encoder, papers_from(1, 2, 3)) for _ in range(5)))
+
+    assert sorted(answer.cached_count for answer in answers) == [0, 3, 3, 3, 3]
+    assert len(encoder.asked) == 1
+    assert [len(points) for points in store.points.values()] == [3]
+    assert all(np.array_equal(answer.vectors, answers[0].vectors) for answer in answers)
+
+
+async def test_another_abstract_keeps_both_vectors():
+    encoder = HashEncoder()
+    vectors = PaperVectors(MemoryStore())
+    first, second = paper(abstract="First version."), paper(abstract="Second version.")
+    await vectors.embed(encoder, [first])
+    await vectors.embed(encoder, [second])
+
+    again = [await vectors.embed(encoder, [each]) for each in (first, second)]
+
+    assert [each.cached_count for each in again] == [1, 1]
+    assert not np.array_equal(again[0].vectors, again[1].vectors)
+
+
+async def test_encoders_never_share_vectors():
+    vectors = PaperVectors(MemoryStore())
+    one, other, longer = HashEncoder("hash:a"), HashEncoder("hash:b"), HashEncoder("hash:a", dimension=16)
+
+    answers = [await vectors.embed(encoder, papers_from(1)) for encoder in (one, other, longer)]
+
+    assert [answer.cached_count for answer in answers] == [0, 0, 0]
+    assert [answer.vectors.shape for answer in answers] == [(1, 8), (1, 8), (1, 16)]
+
+
+async def test_a_failed_put_leaves_the_way_free_for_the_next_request():
+    """What was not kept must not be reported as kept, and the collection must not stay locked."""
+    store = MemoryStore()
+    store.failures = 1
+    vectors = PaperVectors(store)
+    with pytest.raises(UpstreamFailed):
+        await vectors.embed(HashEncoder(), papers_from(1))
+
+    embedded = await vectors.embed(HashEncoder(), papers_from(1))
+
+    assert embedded.cached_count == 0
+
+
+@given(st.lists(st.sets(st.integers(0, 9), min_size=1), min_size=1, max_size=5))
+def test_any_sequence_of_requests_encodes_each_paper_once(requests: list[set[int]]):
+    """Whatever came before, a request is answered with its own papers' vectors, and the counts add up."""
+    encoder = HashEncoder()
+    vectors = PaperVectors(MemoryStore())
+
+    async def ask_all() -> None:
+        seen: set[int] = set()
+        for numbers in requests:
+            asked = papers_from(*numbers)
+            embedded = await vectors.embed(encoder, asked)
+            assert np.array_equal(embedded.vectors, encoder.rows([text_of(each) for each in asked]))
+            assert embedded.cached_count == len(numbers & seen)
+            seen |= numbers
+
+    asyncio.run(ask_all())
+
+    encoded = [text for texts in encoder.asked for text in texts]
+    assert len(encoded) == len(set(encoded))
+
+
+def test_point_ids_are_the_same_for_ever():
+    """They find what earlier releases stored; a change of the rule would encode every paper again."""
+    assert point_id_of(paper("1706.03762", "Attention", "We propose.")) == "2f530c03-e0d1-59b2-bdb3-38a4f9a6856f"
+
+
+def test_point_ids_depend_on_paper_and_text():
+    variants = [
+        paper(),
+        paper(paper_id="2101.00002"),
+        paper(title="Another title"),
+        paper(abstract="Another abstract."),
+    ]
+
+    assert len({point_id_of(each) for each in variants}) == len(variants)
+
+
+def test_collection_names_are_folder_names_and_never_collide():
+    """A model's name may hold what a folder cannot, and names may differ in nothing else."""
+    encoders = [
+        HashEncoder("openai:text-embedding-3-small", 256),
+        HashEncoder("openai:text-embedding-3-small", 1536),
+        HashEncoder("local:org/model", 256),
+        HashEncoder("local:org_model", 256),
+        HashEncoder("local:org-model", 256),
+        HashEncoder("local:" + 100 * "a", 256),
+        HashEncoder("local:" + 101 * "a", 256),
+    ]
+
+    names = [collection_of(encoder).name for encoder in encoders]
+
+    assert len({name.lower() for name in names}) == len(encoders)
+    assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") and len(name) < 128 for name in names)
+
+
+def test_payload_holds_the_record_but_not_its_abstract():
+    full = Paper(
+        paper_id="1706.03762",
+        version=7,
+        title="Attention",
+        abstract="We propose.",
+        published_at=datetime(2017, 6, 12, 17, 57, 34, tzinfo=UTC),
+        authors=("Ada A", "Ben B"),
+        primary_category="cs.CL",
+        categories=("cs.CL", "cs.LG"),
+        updated_at=datetime(2023, 8, 2, tzinfo=UTC),
+        comment="15 pages",
+    )
+
+    assert payload_of(full) == {
+        "paper_id": "1706.03762",
+        "version": 7,
+        "title": "Attention",
+        "published_at": "2017-06-12T17:57:34+00:00",
+        "is_day_known": True,
+        "updated_at": "2023-08-02T00:00:00+00:00",
+        "authors": ["Ada A", "Ben B"],
+        "primary_category": "cs.CL",
+        "categories": ["cs.CL", "cs.LG"],
+        "comment": "15 pages",
+        "doi": "",
+        "journal_ref": "",
+        "is_paraphrased": False,
+        "text_hash": hashlib.sha256(b"Attention\nWe propose.").hexdigest(),
+    }
+
+
+def test_payload_leaves_out_what_is_not_known():
+    assert not {"version", "updated_at"} & set(payload_of(paper()))
