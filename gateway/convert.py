@@ -10,7 +10,7 @@ from paperroute.v1 import survey_service_pb2 as service_pb
 
 from services.common.fields import FieldChecks
 from services.common.languages import LANGUAGES
-from services.common.papers import moment_of, timestamp_of
+from services.common.papers import check_moment, moment_of, timestamp_of
 
 MAX_QUESTION = 4_000
 MAX_LABELS = 20
@@ -85,11 +85,9 @@ def _check_spec(checks: FieldChecks, spec: pb.SurveySpec, now: datetime) -> None
 
 
 def _check_as_of(checks: FieldChecks, spec: pb.SurveySpec, now: datetime) -> None:
-    try:
-        as_of = moment_of(spec.as_of)
-    except ValueError:
-        checks.add("spec.as_of", "a moment between the years 1 and 9999")
+    if not check_moment(checks, "spec.as_of", spec.as_of):
         return
+    as_of = moment_of(spec.as_of)
     tomorrow = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
     checks.require(as_of < tomorrow, "spec.as_of", f"today ({now:%Y-%m-%d}, UTC) or earlier, not {as_of:%Y-%m-%d}")
 

@@ -12,15 +12,14 @@ from paperroute.v1 import embedding_service_pb2 as embedding_pb
 from paperroute.v1 import embedding_service_pb2_grpc as embedding_grpc
 from paperroute.v1 import generation_service_pb2 as generation_pb
 from paperroute.v1 import generation_service_pb2_grpc as generation_grpc
-from paperroute.v1 import ordering_pb2
+from paperroute.v1 import ordering_pb2, search_pb2, usage_pb2
 from paperroute.v1 import ordering_service_pb2 as ordering_pb
 from paperroute.v1 import ordering_service_pb2_grpc as ordering_grpc
 from paperroute.v1 import retrieval_service_pb2 as retrieval_pb
 from paperroute.v1 import retrieval_service_pb2_grpc as retrieval_grpc
-from paperroute.v1 import search_pb2
 from paperroute.v1 import summarization_service_pb2 as summarization_pb
 from paperroute.v1 import summarization_service_pb2_grpc as summarization_grpc
-from paperroute.v1 import usage_pb2
+
 from services.common.papers import Paper, message_of, timestamp_of
 from services.common.server import RoleServer
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
 from services.common.settings import ROLES
 
 START_TIMEOUT_S = 60
@@ -73,9 +74,7 @@ class Cluster:
         async with grpc.aio.insecure_channel(self.addresses[role]) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             try:
-                answer = await stub.Check(
-                    health_pb2.HealthCheckRequest(), timeout=START_TIMEOUT_S, wait_for_ready=True
-                )
+                answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=START_TIMEOUT_S, wait_for_ready=True)
             except grpc.aio.AioRpcError as failure:
                 raise AssertionError(f"{role} does not serve:\n{self.log(role)}") from failure
         assert answer.status == health_pb2.HealthCheckResponse.SERVING

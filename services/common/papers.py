@@ -92,10 +92,22 @@ def check_paper(checks: FieldChecks, field: str, paper: pb.Paper) -> None:
         is_known_form, f"{field}.paper_id", f"an arXiv identifier without version, not {paper.paper_id[:40]!r}"
     )
     checks.length(f"{field}.title", paper.title, 1, 2_000)
+    for name in ("published_at", "updated_at"):
+        check_moment(checks, f"{field}.{name}", getattr(paper, name))
     size = len(paper.abstract.encode())
     checks.require(
         size <= MAX_ABSTRACT_BYTES, f"{field}.abstract", f"at most {MAX_ABSTRACT_BYTES:,} bytes, not {size:,}"
     )
+
+
+def check_moment(checks: FieldChecks, field: str, timestamp: Timestamp) -> bool:
+    """Record a timestamp that is no moment of the years 1 to 9999; return whether it is one."""
+    try:
+        timestamp.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        checks.add(field, "a moment of the years 1 to 9999")
+        return False
+    return True
 
 
 def moment_of(timestamp: Timestamp) -> datetime:

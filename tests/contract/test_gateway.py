@@ -10,15 +10,16 @@ from typing import Any
 import grpc
 import pytest
 from fakes import Fakes, Gate, fails, papers
-from gateway.server import mount
-from gateway.settings import GatewaySettings
 from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import survey_service_pb2 as service_pb
 from paperroute.v1 import survey_service_pb2_grpc as pb_grpc
+from serving import serving
+
+from gateway.server import mount
+from gateway.settings import GatewaySettings
 from services.common.errors import reason_in, violations_in
 from services.common.papers import timestamp_of
 from services.common.server import RoleServer
-from serving import serving
 
 SERVICES = ("retrieval", "embedding", "ordering", "generation", "summarization")
 SPEC = pb.SurveySpec(question="What about names?")
@@ -292,7 +293,7 @@ async def test_nothing_found_means_nothing_written(tmp_path: Path):
     assert survey.state == pb.SURVEY_STATE_NO_PAPERS
     assert list(survey.search_terms) == ["name paper"]
     assert survey.search.filters[0].dropped_count == 4
-    assert not (survey.title or survey.chapters or survey.introduction)
+    assert (survey.title, survey.introduction, list(survey.chapters)) == ("", "", [])
     assert set(gateway.fakes.requests) == {"PlanSearch", "SearchPapers"}
 
 

@@ -12,8 +12,9 @@ from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import survey_service_pb2 as service_pb
 from paperroute.v1 import survey_service_pb2_grpc as pb_grpc
 from processes import Cluster, cluster
-from services.common.settings import ROLES
 from standins.otlp_collector import OtlpCollector, ReceivedSpan, otlp_collector
+
+from services.common.settings import ROLES
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
 QUESTION = "画像生成のLoRA周りの技術トレンドを網羅的に知りたいです"

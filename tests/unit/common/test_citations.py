@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+
 from services.common.citations import Reference, StreamRenderer, render
 
 REFERENCES = {f"P{n}": Reference(name=f"Name{n}", url=f"https://arxiv.org/abs/2501.0000{n}") for n in range(1, 6)}
@@ -72,7 +73,25 @@ def test_markdown_in_a_title_shows_as_text_in_its_link():
     assert result.text == r"[A \[b\](c) \*d\* \<e\>](https://arxiv.org/abs/2501.00001) is."
 
 
-PIECES = ["[", "]", "(", ")", "<", ">", "!", "\\", "\n", " ", "[P1]", "[P2](", "P9", "https://evil.example", "//", ":", "www.e.e"]
+PIECES = [
+    "[",
+    "]",
+    "(",
+    ")",
+    "<",
+    ">",
+    "!",
+    "\\",
+    "\n",
+    " ",
+    "[P1]",
+    "[P2](",
+    "P9",
+    "https://evil.example",
+    "//",
+    ":",
+    "www.e.e",
+]
 PIECES += ["[a]: ", "[a]", "<b ", "javascript:", "あ。", "x", "*", "`"]
 
 

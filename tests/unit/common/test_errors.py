@@ -3,6 +3,7 @@
 import grpc
 import pytest
 from google.rpc import code_pb2, error_details_pb2
+
 from services.common import errors
 
 EXAMPLES = [
@@ -43,7 +44,7 @@ def test_a_status_carries_code_and_reason(error: errors.PaperRouteError):
 
 
 def test_a_request_with_very_many_broken_fields_still_fits_into_a_status():
-    """gRPC drops a status above about 8 KiB, and the caller would learn nothing."""
+    """GRPC drops a status above about 8 KiB, and the caller would learn nothing."""
     broken = [errors.Violation(field=f"papers[{n}].paper_id", description="画像" * 300) for n in range(500)]
 
     status = errors.status_of(errors.InvalidRequest(broken))

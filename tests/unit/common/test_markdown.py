@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from services.common.citations import Reference, render
 from services.common.markdown import escape, plain
 

@@ -3,6 +3,7 @@
 import pytest
 from pydantic import PositiveInt
 from pydantic_settings import BaseSettings
+
 from services.common.settings import SettingsError, SharedSettings, load, settings_config
 
 

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import random
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -192,7 +191,7 @@ def test_a_question_too_long_for_one_term_is_cut_into_phrases():
 
 
 def test_the_head_of_a_japanese_question_is_its_last_topic():
-    """ "XのためのY" is about Y: each term of a question too long for one holds it."""
+    """What is said "XのためのY" is about Y: each term of a question too long for one holds it."""
     terms = search_terms("自動運転における3D物体検出のためのLiDAR点群の自己教師あり学習")
 
     assert len(terms) == 3
@@ -280,7 +279,7 @@ def test_hostile_input_gives_well_formed_terms_fast(question: str):
 
 
 def test_invisible_characters_part_no_word():
-    assert search_terms(HOSTILE["bidi-and-zero-width"])[0] == "LoRA 31m"
+    assert search_terms("\u202eLo\u200bRA meth\u00adods\ufeff") == search_terms("LoRA")
 
 
 VOCABULARY = [
@@ -309,7 +308,6 @@ def test_terms_keep_their_promises(question: str, max_terms: int):
 
 def test_a_glossary_term_alone_is_found():
     """Each line of the glossary is reachable: its English comes back, unless it is a weak word by itself."""
-    random.seed(0)
     glossary = planner._table_of("glossary_ja.tsv", planner._data_text("glossary_ja.tsv"))
     missed = {
         term
