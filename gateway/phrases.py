@@ -12,6 +12,8 @@ class Phrases:
     also_here: str
     closing: str
     references: str
+    map_title: str
+    map_description: str
     written_by: str
     extractive: str
     other_language: str
@@ -25,6 +27,8 @@ ENGLISH = Phrases(
     also_here="Also in this section:",
     closing="Closing",
     references="References",
+    map_title="Route map: {title}",
+    map_description="{paper_count} papers in {chapter_count} chapters, joined in reading order. {chapters}",
     written_by="Written by {models}.",
     extractive="This engine uses no language model: it picks the papers' own sentences and joins them.",
     other_language="It has no phrases in the language asked for and wrote in English.",
@@ -38,6 +42,8 @@ JAPANESE = Phrases(
     also_here="この節のその他の論文:",
     closing="まとめ",
     references="参考文献",
+    map_title="経路図: {title}",
+    map_description="{chapter_count} 章 {paper_count} 本の論文を読む順に線で結んだ図。{chapters}",
     written_by="執筆: {models}。",
     extractive="このエンジンは言語モデルを使わず、論文自身の文を選んでつないでいる。",
     other_language="",

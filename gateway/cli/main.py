@@ -43,6 +43,12 @@ def cli() -> None:
 @click.option("--as-of", default="", metavar="YYYY-MM-DD", help="Look back from this day.  [default: today, UTC]")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the survey to this file.")
 @click.option(
+    "--map",
+    "map_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw the route through the papers into this SVG file.",
+)
+@click.option(
     "--format",
     "form",
     type=click.Choice(["md", "json"]),

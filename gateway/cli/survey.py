@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from paperroute.v1 import survey_service_pb2_grpc as pb_grpc
 from gateway.cli import report
 from gateway.cli.progress import Progress
 from gateway.export_markdown import markdown_of
+from gateway.route_map import svg_of
 from services.common.channel import open_channel
 from services.common.errors import violations_in
 from services.common.papers import timestamp_of
@@ -43,14 +44,17 @@ class SurveyOptions:
     ordering: str
     as_of: str
     out: Path | None
+    map_file: Path | None
     form: str
     gateway: str
 
 
 async def run(options: SurveyOptions) -> int:
     """Write one survey; return the exit status."""
-    if problem := _unusable_out(options.out):
-        report.complain(problem)
+    problems = _unusable_files({"--out": options.out, "--map": options.map_file})
+    if problems:
+        for problem in problems:
+            report.complain(problem)
         return EXIT_BAD_ARGUMENTS
     async with _gateway(options.gateway) as address, open_channel(address) as channel:
         stub: pb_grpc.SurveyServiceAsyncStub = pb_grpc.SurveyServiceStub(channel)
@@ -167,11 +171,10 @@ def _option(field: str) -> str:
     return "QUESTION" if name == "question" else f"--{name.replace('_', '-')}"
 
 
-def _unusable_out(out: Path | None) -> str:
-    """Return why nothing can be written to the file, before anything is spent; empty when it can."""
-    if out is None or out.parent.is_dir():
-        return ""
-    return f"--out: there is no folder {str(out.parent)!r}"
+def _unusable_files(files: Mapping[str, Path | None]) -> list[str]:
+    """Return which of the files could not be written, before anything is spent."""
+    missing = {name: path.parent for name, path in files.items() if path and not path.parent.is_dir()}
+    return [f"{name}: there is no folder {str(folder)!r}" for name, folder in missing.items()]
 
 
 def _print(survey: pb.Survey, options: SurveyOptions, *, interrupted: bool) -> int:
@@ -185,9 +188,12 @@ def _print(survey: pb.Survey, options: SurveyOptions, *, interrupted: bool) -> i
         options.out.write_text(document, encoding="utf-8")
     elif document:
         report.show_document(document, is_markdown=options.form == "md")
+    if options.map_file and has_text:
+        options.map_file.write_text(svg_of(survey), encoding="utf-8")
     report.show_stages(survey)
-    if options.out and document:
-        report.tell(f"written to {options.out}")
+    for path in (options.out if document else None, options.map_file if has_text else None):
+        if path:
+            report.tell(f"written to {path}")
     return _ending(survey, interrupted=interrupted)
 
 

@@ -105,9 +105,11 @@ def test_a_published_question_gives_its_terms(question: str, expected: tuple[str
         pytest.param("How is RAG evaluated?", "RAG evaluation", id="verb-becomes-noun"),
         pytest.param("Does deep research help?", "deep research", id="phrase-of-fillers"),
         pytest.param("learning to rank", "learning to rank", id="phrase-around-a-stop-word"),
-        pytest.param("Gaussian\nSplatting", "Gaussian Splatting", id="line-break"),
+        pytest.param("What is Mamba's strength?", "Mamba strength", id="possessive"),
+        pytest.param("Calling R from LoRA", "Calling LoRA", id="single-letter"),
+        pytest.param("diffusion models, video diffusion models", "video diffusion models", id="wider-beside-narrower"),
         pytest.param("Poincaré embeddings", "Poincare embeddings", id="accent"),
-        pytest.param("音楽と雑音", "music", id="one-character-term-within-an-unknown-word"),
+        pytest.param("音楽と爆音", "music", id="one-character-term-within-an-unknown-word"),
         pytest.param("ti:LoRA AND cat:cs.CV ANDNOT video 2024-2025", "LoRA video", id="query-syntax"),
         pytest.param("Какие есть методы text-to-video?", "text-to-video", id="english-in-russian"),
         pytest.param("LoRA图像生成的研究", "LoRA", id="english-in-chinese"),
@@ -132,6 +134,7 @@ def test_the_first_term_means_the_question(question: str, first: str):
         pytest.param("2023 2024 100", id="numbers"),
         pytest.param("AND OR ANDNOT NOT", id="operators"),
         pytest.param("https://arxiv.org/abs/1706.03762", id="address"),
+        pytest.param(" " * 4_000 + "LoRA", id="beyond-what-is-read"),
     ],
 )
 def test_a_question_without_a_topic_gives_no_term(question: str):
@@ -171,6 +174,18 @@ def test_a_topic_named_twice_is_asked_for_once(question: str):
     assert search_terms(question) == ("RAG", "retrieval-augmented generation")
 
 
+def test_a_particle_parts_english_words():
+    """Two topics that are compared are not the phrase their words would make."""
+    assert search_terms("VisionとTransformerの違い") == ("Vision Transformer",)
+    assert search_terms("Vision・Transformer") == ("Vision Transformer",)
+    assert "ViT" in search_terms("Vision Transformerの課題")
+
+
+def test_a_single_english_word_is_not_replaced():
+    """The glossary's variants of a single word hold for its Japanese: 識別 is also classification."""
+    assert search_terms("identification of whales") == ("identification whales",)
+
+
 def test_a_term_that_an_earlier_one_covers_is_left_out():
     """All words of "3D Gaussian Splatting" keep no paper that "Gaussian Splatting" does not."""
     assert "3D Gaussian splatting" not in search_terms("Gaussian Splatting", max_terms=10)
@@ -188,6 +203,14 @@ def test_a_question_too_long_for_one_term_is_cut_into_phrases():
         "hallucinations multimodal large language models",
         "hallucinations medical question answering",
     )
+
+
+def test_a_name_is_in_every_term_of_a_question_with_many_topics():
+    """A name says most; each of the other words beside it is a survey of its own."""
+    terms = search_terms("Fairness, privacy, toxicity, memorization and copyright of Qwen")
+
+    assert len(terms) == 3
+    assert all("Qwen" in term and len(term.split()) <= 4 for term in terms)
 
 
 def test_the_head_of_a_japanese_question_is_its_last_topic():
@@ -276,6 +299,11 @@ def test_hostile_input_gives_well_formed_terms_fast(question: str):
         assert_terms_are_well_formed(terms, max_terms=10)
 
     assert min(times) < 0.1  # seconds; 20 ms on a laptop, with room for a busy machine
+
+
+def test_a_line_break_parts_no_phrase():
+    """Questions come wrapped from terminals and mails."""
+    assert search_terms("Gaussian\r\nSplatting") == search_terms("Gaussian Splatting")
 
 
 def test_invisible_characters_part_no_word():
