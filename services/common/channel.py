@@ -13,7 +13,7 @@ MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
 FREE_TO_REPEAT: Mapping[str, Sequence[str]] = {
     "RetrievalService": ("SearchPapers",),
-    "EmbeddingService": ("EmbedPapers",),
+    "EmbeddingService": ("EmbedPapers", "FindPapers"),
     "OrderingService": ("OrderPapers",),
     "SummarizationService": ("SummarizePaper",),
     "SurveyService": ("GetSurvey", "ListSurveys", "WatchSurvey", "CancelSurvey"),
