@@ -1,0 +1,98 @@
+"""Messages <-> the search, and every rule of the request's fields."""
+
+from datetime import UTC, date, datetime, time
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from paperroute.v1 import retrieval_service_pb2 as pb
+from paperroute.v1 import search_pb2
+
+from services.common.fields import FieldChecks
+from services.common.papers import message_of, moment_of, timestamp_of
+from services.retrieval.search import Search, SearchOutcome, TermProgress
+from services.retrieval.words import term_words
+
+MAX_TERMS = 10
+MAX_TERM_CHARACTERS = 200
+MIN_PAPERS, MAX_PAPERS, DEFAULT_PAPERS = 2, 500, 160
+MAX_RESULTS_PER_TERM = 2_000
+
+
+def search_of(request: pb.SearchPapersRequest, *, today: date, max_results_per_term: int) -> Search:
+    """Return the search a request asks for.
+
+    Args:
+        request: as it came.
+        today: the current day, UTC.
+        max_results_per_term: the server's default.
+
+    Raises:
+        InvalidRequest: fields break their rules; all of them are named.
+    """
+    checks = FieldChecks()
+    checks.count("search_terms", len(request.search_terms), 1, MAX_TERMS)
+    for position, term in enumerate(request.search_terms):
+        field = f"search_terms[{position}]"
+        if checks.length(field, term, 1, MAX_TERM_CHARACTERS):
+            checks.require(bool(term_words(term)), field, f"at least one letter or digit, not {term!r}")
+    checks.enum("source", request.source, search_pb2.Source)
+    checks.number("max_papers", request.max_papers, MIN_PAPERS, MAX_PAPERS)
+    as_of = _day_of(checks, request.as_of, today) if request.HasField("as_of") else today
+    checks.number("max_results_per_term", request.max_results_per_term, 1, MAX_RESULTS_PER_TERM)
+    checks.finish()
+    return Search(
+        search_terms=tuple(request.search_terms),
+        as_of=as_of,
+        max_papers=request.max_papers or DEFAULT_PAPERS,
+        max_results_per_term=request.max_results_per_term or max_results_per_term,
+    )
+
+
+def source_of(request: pb.SearchPapersRequest) -> search_pb2.Source.ValueType:
+    """Return the source that answers a request that keeps the rules: for AUTO the only one there is, arXiv."""
+    return search_pb2.SOURCE_SAMPLE if request.source == search_pb2.SOURCE_SAMPLE else search_pb2.SOURCE_ARXIV
+
+
+def progress_of(progress: TermProgress) -> pb.SearchPapersResponse:
+    """Return the message about one term."""
+    return pb.SearchPapersResponse(
+        progress=pb.TermProgress(
+            search_term=progress.search_term,
+            found_count=progress.found_count,
+            expected_count=progress.expected_count,
+            is_final=progress.is_final,
+            waiting_for=progress.waiting_for,
+        )
+    )
+
+
+def result_of(outcome: SearchOutcome, search: Search, source: search_pb2.Source.ValueType) -> pb.SearchPapersResponse:
+    """Return the last message of a search."""
+    report = search_pb2.SearchReport(
+        terms=[
+            search_pb2.TermReport(
+                search_term=term.search_term, found_count=term.found_count, kept_count=term.kept_count
+            )
+            for term in outcome.terms
+        ],
+        filters=[
+            search_pb2.FilterReport(name=each.name, input_count=each.input_count, dropped_count=each.dropped_count)
+            for each in outcome.filters
+        ],
+        source=source,
+        answered_at=timestamp_of(outcome.answered_at),
+        as_of=timestamp_of(datetime.combine(search.as_of, time(), UTC)),
+    )
+    return pb.SearchPapersResponse(
+        result=pb.SearchResult(papers=[message_of(paper) for paper in outcome.papers], report=report)
+    )
+
+
+def _day_of(checks: FieldChecks, as_of: Timestamp, today: date) -> date:
+    """Return the UTC day of a timestamp that is none of the future; `today` when the rule is broken."""
+    try:
+        day = moment_of(as_of).date()
+    except (ValueError, OverflowError):
+        checks.add("as_of", "seconds and nanoseconds that make a moment of the years 1 to 9999")
+        return today
+    checks.require(day <= today, "as_of", f"not in the future: {today.isoformat()} or before, not {day.isoformat()}")
+    return day

@@ -1,0 +1,235 @@
+"""`make bench-ordering`: how short our routes are, how soon, and what they need, beside what others give.
+
+All solvers get the same matrix in one run: the one our default solves, distances of real papers plus the price of
+changing clusters. Each runs in a process of its own, so that its peak memory is its own. The gap is that to the best
+path any of them found, a long search by fast-tsp among them.
+"""
+
+import argparse
+import gzip
+import json
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bench_table import Target, finish, print_table
+from numpy.typing import NDArray
+from services.embedding.wordllama_encoder import WordLlamaEncoder
+from services.ordering import cuts, route
+from services.ordering.clusters import clusters
+from services.ordering.distances import distances, similarities, unit_rows
+
+CORPUS = Path(__file__).parents[3] / "shared/data/arxiv_corpus.jsonl.gz"
+SIZES = (10, 50, 160, 1_000, 5_000)
+LONG_SEARCH_S = {10: 0.5, 50: 2.0, 160: 5.0, 1_000: 20.0, 5_000: 40.0}
+SEED = 7
+LIMITS = cuts.Limits(max_section_papers=8)
+Matrix = NDArray[np.float64]
+
+
+def ours(alike: NDArray[np.float32], labels: NDArray[np.intp], priced: Matrix) -> list[int]:
+    return list(route.short_path(alike, labels, start=None, seconds=route.search_seconds(len(alike))))
+
+
+def best_known(alike: NDArray[np.float32], labels: NDArray[np.intp], priced: Matrix) -> list[int]:
+    return list(route.short_path(alike, labels, start=None, seconds=LONG_SEARCH_S[len(alike)]))
+
+
+def published_annealing(alike: NDArray[np.float32], labels: NDArray[np.intp], priced: Matrix) -> list[int]:
+    from python_tsp.heuristics import solve_tsp_simulated_annealing
+
+    return _seeded(lambda: solve_tsp_simulated_annealing(priced)[0])
+
+
+def published_local_search(alike: NDArray[np.float32], labels: NDArray[np.intp], priced: Matrix) -> list[int]:
+    from python_tsp.heuristics import solve_tsp_local_search
+
+    return _seeded(lambda: solve_tsp_local_search(priced)[0])
+
+
+def nearest_neighbour(alike: NDArray[np.float32], labels: NDArray[np.intp], priced: Matrix) -> list[int]:
+    left, order = np.ones(len(priced), dtype=bool), [0]
+    for _ in range(len(priced) - 1):
+        left[order[-1]] = False
+        order.append(int(np.where(left, priced[order[-1]], np.inf).argmin()))
+    return order
+
+
+def leaf_ordering(alike: NDArray[np.float32], labels: NDArray[np.intp], priced: Matrix) -> list[int]:
+    from scipy.cluster.hierarchy import leaves_list, linkage
+    from scipy.spatial.distance import squareform
+
+    condensed = squareform(priced, checks=False)
+    return list(leaves_list(linkage(condensed, "average", optimal_ordering=True)))
+
+
+def _seeded(solve: Callable[[], list[int]]) -> list[int]:
+    random.seed(SEED)
+    np.random.seed(SEED)
+    return solve()
+
+
+SOLVERS: dict[str, tuple[Callable[..., list[int]], int]] = {
+    "ours (default)": (ours, 5_000),
+    "fast-tsp, long search": (best_known, 5_000),
+    "python-tsp annealing, as published": (published_annealing, 160),
+    "python-tsp local search": (published_local_search, 160),
+    "nearest neighbour": (nearest_neighbour, 5_000),
+    "scipy optimal leaf ordering": (leaf_ordering, 1_000),
+}
+"""Solver and the most papers it is tried with."""
+
+
+def sample(count: int) -> list[dict[str, Any]]:
+    """Return that many records of the corpus, the same in each run."""
+    with gzip.open(CORPUS, "rt", encoding="utf-8") as lines:
+        records = [json.loads(line) for line in lines]
+    return random.Random(SEED).sample(records, count)
+
+
+def prepared(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the arrays of one size and how long the parts of an ordering take, in seconds, median of 5."""
+    texts = [f"{record['title']}\n{record['abstract']}" for record in records]
+    units = unit_rows(WordLlamaEncoder().encode(texts))
+    similarities(units), clusters(similarities(units, texts), 2, SEED)  # the first calls load libraries
+    matrix_s = median_s(lambda: distances(similarities(units)))
+    with_texts_s = median_s(lambda: similarities(units, texts))
+    alike = similarities(units, texts)
+    group_count = cuts.chapter_range(len(units), LIMITS)[1]
+    clusters_s = median_s(lambda: clusters(alike, group_count, SEED))
+    labels = clusters(alike, group_count, SEED)
+    return {
+        **{"alike": alike, "labels": labels, "units": units},
+        "seconds": {"matrix": matrix_s, "matrix with texts": with_texts_s, "clusters": clusters_s},
+    }
+
+
+def median_s(work: Callable[[], object], times: int = 5) -> float:
+    def once() -> float:
+        began = time.perf_counter()
+        work()
+        return time.perf_counter() - began
+
+    return statistics.median(once() for _ in range(times))
+
+
+def run_one(folder: Path, name: str) -> None:
+    """Solve in this process and print path, seconds and peak memory as JSON."""
+    alike, labels = np.load(folder / "alike.npy"), np.load(folder / "labels.npy")
+    priced = distances(alike).astype(np.float64) + route.CLUSTER_PRICE * (labels[:, None] != labels)
+    solve, _ = SOLVERS[name]
+    small = list(range(5))
+    solve(alike[np.ix_(small, small)], labels[small], priced[np.ix_(small, small)])  # loads the library
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.perf_counter()
+    path = [int(paper) for paper in solve(alike, labels, priced)]
+    seconds = time.perf_counter() - began
+    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    steps = (path[:-1], path[1:])
+    plain = float(distances(alike[steps]).sum(dtype=np.float64))
+    print(json.dumps({"path": path, "s": seconds, "mb": peak, "plain": plain, "priced": float(priced[steps].sum())}))
+
+
+def measured(folder: Path, name: str, times: int) -> dict[str, Any]:
+    """Return the median run of a solver, each in a process of its own."""
+    command = [sys.executable, __file__, "--one", name, "--folder", str(folder)]
+    runs = [json.loads(subprocess.run(command, check=True, capture_output=True).stdout) for _ in range(times)]
+    median = sorted(runs, key=lambda run: run["s"])[len(runs) // 2]
+    return {**median, "worst_priced": max(run["priced"] for run in runs)}
+
+
+def coherence_against_k_means(made: dict[str, Any], path: list[int]) -> tuple[float, float]:
+    """Return the mean cosine distance of papers in one section, of our sections and of as many k-means groups."""
+    chapters = cuts.cut(made["alike"], np.array(path), LIMITS)
+    groups = [np.array(path)[section] for chapter in chapters for section in chapter]
+    labels = clusters(made["alike"], len(groups), SEED)
+    alternative = [np.flatnonzero(labels == label) for label in range(len(groups))]
+    return _within(made["alike"], groups), _within(made["alike"], alternative)
+
+
+def _within(alike: NDArray[np.float32], groups: list[NDArray[np.intp]]) -> float:
+    pairs = [1 - alike[np.ix_(group, group)][np.triu_indices(len(group), 1)] for group in groups]
+    return float(np.concatenate(pairs).mean())
+
+
+def main() -> None:
+    header = ["solver", "papers", "gap %", "worst %", "plain length", "seconds", "peak MB"]
+    rows, figures, targets, by_size = [], {}, [], {}
+    records = sample(max(SIZES))
+    for size in SIZES:
+        made = prepared(records[:size])
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            np.save(folder / "alike.npy", made["alike"])
+            np.save(folder / "labels.npy", made["labels"])
+            solved = {
+                name: measured(folder, name, 5 if name.startswith("ours") and size <= 1_000 else 1)
+                for name, (_, most) in SOLVERS.items()
+                if size <= most
+            }
+        best = min(result["priced"] for result in solved.values())
+        for solver in SOLVERS:
+            result = solved.get(solver)
+            if result is None:
+                rows.append([solver, f"{size:,}", "-", "-", "-", "-", "-"])
+                continue
+            gap, worst = (100 * (result[key] / best - 1) for key in ("priced", "worst_priced"))
+            cells = [f"{gap:.3f}", f"{worst:.3f}", f"{result['plain']:.2f}", f"{result['s']:.3f}", f"{result['mb']:.0f}"]
+            rows.append([solver, f"{size:,}", *cells])
+            figures[f"{solver} {size}"] = {"gap_percent": gap, "seconds": result["s"], "peak_mb": result["mb"]}
+        by_size[size] = {"made": made, "solved": solved, "best": best}
+    print_table(header, rows)
+
+    def gap_of(size: int) -> float:
+        return 100 * (by_size[size]["solved"]["ours (default)"]["worst_priced"] / by_size[size]["best"] - 1)
+
+    def seconds_of(size: int, solver: str = "ours (default)") -> float:
+        return float(by_size[size]["solved"][solver]["s"])
+
+    parts = {size: by_size[size]["made"]["seconds"] for size in SIZES}
+    print()
+    print_table(
+        ["part of an ordering, ms", *(f"{size:,}" for size in SIZES)],
+        [[part, *(f"{1000 * parts[size][part]:.1f}" for size in SIZES)] for part in parts[10]],
+    )
+    at_160 = by_size[160]
+    path = at_160["solved"]["ours (default)"]["path"]
+    cuts_s = median_s(lambda: cuts.cut(at_160["made"]["alike"], np.array(path), LIMITS), 9)
+    ours_within, k_means_within = coherence_against_k_means(at_160["made"], path)
+    whole_160 = seconds_of(160) + parts[160]["clusters"] + parts[160]["matrix with texts"] + cuts_s
+    published_s = seconds_of(160, "python-tsp annealing, as published")
+    targets += [
+        Target(name="160 papers: worst gap in %", figure=gap_of(160), most=0.05),
+        Target(name="160 papers: seconds", figure=seconds_of(160), most=0.150),
+        Target(name="160 papers: share of the published call's time", figure=seconds_of(160) / published_s, most=1 / 25),
+        Target(name="1,000 papers: worst gap in %", figure=gap_of(1_000), most=0.15),
+        Target(name="1,000 papers: seconds", figure=seconds_of(1_000), most=0.8),
+        Target(name="5,000 papers: gap in %", figure=gap_of(5_000), most=0.5),
+        Target(name="5,000 papers: seconds", figure=seconds_of(5_000), most=6.0),
+        Target(name="160 papers: distance matrix, seconds", figure=parts[160]["matrix"], most=0.003),
+        Target(name="1,000 papers: distance matrix, seconds", figure=parts[1_000]["matrix"], most=0.040),
+        Target(name="160 papers: both cuts, seconds", figure=cuts_s, most=0.005),
+        Target(name="160 papers: distance within sections / k-means", figure=ours_within / k_means_within, most=1.01),
+    ]
+    figures |= {"parts": parts, "cuts_s": cuts_s, "whole_ordering_160_s": whole_160}
+    print(f"\n160 papers, everything OrderPapers does: {1000 * whole_160:.0f} ms")
+    finish(targets, figures)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--one", choices=list(SOLVERS))
+    parser.add_argument("--folder", type=Path)
+    chosen = parser.parse_args()
+    if chosen.one:
+        run_one(chosen.folder, chosen.one)
+    else:
+        main()
