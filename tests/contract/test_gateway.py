@@ -337,6 +337,7 @@ async def test_cancel_stops_the_calls_and_keeps_what_was_finished(tmp_path: Path
     gate = Gate()
     async with gateway_with(Fakes(before={"WriteSection": gate}), tmp_path) as gateway:
         survey_id = await gateway.create()
+        await gateway.first(survey_id, lambda event: event.stage_finished.report.stage == pb.STAGE_SUMMARIZE)
         await gate.entered.wait()
         request = service_pb.CancelSurveyRequest(survey_id=survey_id)
         survey = (await gateway.stub.CancelSurvey(request, timeout=5)).survey
