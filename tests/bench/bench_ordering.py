@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +78,11 @@ def _seeded(solve: Callable[[], list[int]]) -> list[int]:
     return solve()
 
 
+OURS, PUBLISHED = "ours (default)", "python-tsp annealing, as published"
 SOLVERS: dict[str, tuple[Callable[..., list[int]], int]] = {
-    "ours (default)": (ours, 5_000),
+    OURS: (ours, 5_000),
     "fast-tsp, long search": (best_known, 5_000),
-    "python-tsp annealing, as published": (published_annealing, 160),
+    PUBLISHED: (published_annealing, 160),
     "python-tsp local search": (published_local_search, 160),
     "nearest neighbour": (nearest_neighbour, 5_000),
     "scipy optimal leaf ordering": (leaf_ordering, 1_000),
@@ -169,76 +171,93 @@ def _within(alike: NDArray[np.float32], groups: list[NDArray[np.intp]]) -> float
     return float(np.concatenate(pairs).mean())
 
 
-def main() -> None:
-    header = ["solver", "papers", "gap %", "worst %", "plain length", "seconds", "peak MB"]
-    rows, figures, targets, by_size = [], {}, [], {}
-    records = sample(max(SIZES))
-    for size in SIZES:
-        made = prepared(records[:size])
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            np.save(folder / "alike.npy", made["alike"])
-            np.save(folder / "labels.npy", made["labels"])
-            solved = {
-                name: measured(folder, name, 5 if name.startswith("ours") and size <= 1_000 else 1)
-                for name, (_, most) in SOLVERS.items()
-                if size <= most
-            }
-        best = min(result["priced"] for result in solved.values())
-        for solver in SOLVERS:
-            result = solved.get(solver)
-            if result is None:
-                rows.append([solver, f"{size:,}", "-", "-", "-", "-", "-"])
-                continue
-            gap, worst = (100 * (result[key] / best - 1) for key in ("priced", "worst_priced"))
-            cells = [
-                f"{gap:.3f}",
-                f"{worst:.3f}",
-                f"{result['plain']:.2f}",
-                f"{result['s']:.3f}",
-                f"{result['mb']:.0f}",
-            ]
-            rows.append([solver, f"{size:,}", *cells])
-            figures[f"{solver} {size}"] = {"gap_percent": gap, "seconds": result["s"], "peak_mb": result["mb"]}
-        by_size[size] = {"made": made, "solved": solved, "best": best}
-    print_table(header, rows)
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """What was measured with one number of papers."""
 
-    def gap_of(size: int) -> float:
-        return 100 * (by_size[size]["solved"]["ours (default)"]["worst_priced"] / by_size[size]["best"] - 1)
+    made: dict[str, Any]
+    solved: dict[str, dict[str, Any]]
 
-    def seconds_of(size: int, solver: str = "ours (default)") -> float:
-        return float(by_size[size]["solved"][solver]["s"])
+    def gap(self, solver: str, key: str = "priced") -> float:
+        """Return by how many percent the path is longer than the best one found."""
+        best = min(result["priced"] for result in self.solved.values())
+        return 100 * (float(self.solved[solver][key]) / best - 1)
 
-    parts = {size: by_size[size]["made"]["seconds"] for size in SIZES}
-    print()
-    print_table(
-        ["part of an ordering, ms", *(f"{size:,}" for size in SIZES)],
-        [[part, *(f"{1000 * parts[size][part]:.1f}" for size in SIZES)] for part in parts[10]],
-    )
-    at_160 = by_size[160]
-    path = at_160["solved"]["ours (default)"]["path"]
-    cuts_s = median_s(lambda: cuts.cut(at_160["made"]["alike"], np.array(path), LIMITS), 9)
-    ours_within, k_means_within = coherence_against_k_means(at_160["made"], path)
-    whole_160 = seconds_of(160) + parts[160]["clusters"] + parts[160]["matrix with texts"] + cuts_s
-    published_s = seconds_of(160, "python-tsp annealing, as published")
-    targets += [
-        Target(name="160 papers: worst gap in %", figure=gap_of(160), most=0.05),
-        Target(name="160 papers: seconds", figure=seconds_of(160), most=0.150),
-        Target(
-            name="160 papers: share of the published call's time", figure=seconds_of(160) / published_s, most=1 / 25
-        ),
-        Target(name="1,000 papers: worst gap in %", figure=gap_of(1_000), most=0.15),
-        Target(name="1,000 papers: seconds", figure=seconds_of(1_000), most=0.8),
-        Target(name="5,000 papers: gap in %", figure=gap_of(5_000), most=0.5),
-        Target(name="5,000 papers: seconds", figure=seconds_of(5_000), most=6.0),
+    def seconds(self, solver: str) -> float:
+        return float(self.solved[solver]["s"])
+
+
+def size_of(records: list[dict[str, Any]]) -> Size:
+    """Let every solver that goes so far solve one set of papers."""
+    made = prepared(records)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        np.save(folder / "alike.npy", made["alike"])
+        np.save(folder / "labels.npy", made["labels"])
+        solved = {
+            solver: measured(folder, solver, 5 if solver == OURS and len(records) <= 1_000 else 1)
+            for solver, (_, most) in SOLVERS.items()
+            if len(records) <= most
+        }
+    return Size(made=made, solved=solved)
+
+
+def rows_of(count: int, size: Size) -> list[list[str]]:
+    return [
+        [
+            solver,
+            f"{count:,}",
+            f"{size.gap(solver):.3f}",
+            f"{size.gap(solver, 'worst_priced'):.3f}",
+            f"{size.solved[solver]['plain']:.2f}",
+            f"{size.seconds(solver):.3f}",
+            f"{size.solved[solver]['mb']:.0f}",
+        ]
+        if solver in size.solved
+        else [solver, f"{count:,}", *"-----"]
+        for solver in SOLVERS
+    ]
+
+
+def targets_of(sizes: dict[int, Size], cuts_s: float) -> list[Target]:
+    path = sizes[160].solved[OURS]["path"]
+    within, k_means_within = coherence_against_k_means(sizes[160].made, path)
+    share = sizes[160].seconds(OURS) / sizes[160].seconds(PUBLISHED)
+    parts = {count: size.made["seconds"] for count, size in sizes.items()}
+    return [
+        Target(name="160 papers: worst gap in %", figure=sizes[160].gap(OURS, "worst_priced"), most=0.05),
+        Target(name="160 papers: seconds", figure=sizes[160].seconds(OURS), most=0.150),
+        Target(name="160 papers: share of the published call's time", figure=share, most=1 / 25),
+        Target(name="1,000 papers: worst gap in %", figure=sizes[1_000].gap(OURS, "worst_priced"), most=0.15),
+        Target(name="1,000 papers: seconds", figure=sizes[1_000].seconds(OURS), most=0.8),
+        Target(name="5,000 papers: gap in %", figure=sizes[5_000].gap(OURS), most=0.5),
+        Target(name="5,000 papers: seconds", figure=sizes[5_000].seconds(OURS), most=6.0),
         Target(name="160 papers: distance matrix, seconds", figure=parts[160]["matrix"], most=0.003),
         Target(name="1,000 papers: distance matrix, seconds", figure=parts[1_000]["matrix"], most=0.040),
         Target(name="160 papers: both cuts, seconds", figure=cuts_s, most=0.005),
-        Target(name="160 papers: distance within sections / k-means", figure=ours_within / k_means_within, most=1.01),
+        Target(name="160 papers: distance within sections / k-means", figure=within / k_means_within, most=1.01),
     ]
-    figures |= {"parts": parts, "cuts_s": cuts_s, "whole_ordering_160_s": whole_160}
-    print(f"\n160 papers, everything OrderPapers does: {1000 * whole_160:.0f} ms")
-    finish(targets, figures)
+
+
+def main() -> None:
+    records = sample(max(SIZES))
+    sizes = {count: size_of(records[:count]) for count in SIZES}
+    header = ["solver", "papers", "gap %", "worst %", "plain length", "seconds", "peak MB"]
+    print_table(header, [row for count, size in sizes.items() for row in rows_of(count, size)])
+    parts = {count: size.made["seconds"] for count, size in sizes.items()}
+    print()
+    print_table(
+        ["part of an ordering, ms", *(f"{count:,}" for count in SIZES)],
+        [[part, *(f"{1000 * parts[count][part]:.1f}" for count in SIZES)] for part in parts[SIZES[0]]],
+    )
+    path = np.array(sizes[160].solved[OURS]["path"])
+    cuts_s = median_s(lambda: cuts.cut(sizes[160].made["alike"], path, LIMITS), 9)
+    solved = {
+        f"{solver}, {count}": {"gap_percent": size.gap(solver), "seconds": result["s"], "peak_mb": result["mb"]}
+        for count, size in sizes.items()
+        for solver, result in size.solved.items()
+    }
+    finish(targets_of(sizes, cuts_s), {"solvers": solved, "parts_s": parts, "cuts_s": cuts_s})
 
 
 if __name__ == "__main__":
