@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import grpc
@@ -38,7 +38,8 @@ class Cluster:
     def __init__(self, data_dir: Path, extra: Mapping[str, str]) -> None:
         self.addresses = {role: f"127.0.0.1:{port}" for role, port in zip(ROLES, free_ports(len(ROLES)), strict=True)}
         self._data_dir = data_dir
-        self._environment = {**os.environ, **extra, "PAPERROUTE_DATA_DIR": str(data_dir)}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("PAPERROUTE_")}
+        self._environment = {**inherited, **extra, "PAPERROUTE_DATA_DIR": str(data_dir)}
         for role, address in self.addresses.items():
             self._environment[f"PAPERROUTE_{role.upper()}__LISTEN"] = address
             if role != "gateway":
@@ -78,15 +79,3 @@ class Cluster:
             except grpc.aio.AioRpcError as failure:
                 raise AssertionError(f"{role} does not serve:\n{self.log(role)}") from failure
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
-
-
-@contextlib.asynccontextmanager
-async def cluster(data_dir: Path, **extra: str) -> AsyncIterator[Cluster]:
-    """Run all roles as processes; they are ended at the end."""
-    data_dir.mkdir(parents=True, exist_ok=True)
-    made = Cluster(data_dir, extra)
-    try:
-        await made.start()
-        yield made
-    finally:
-        await made.close()

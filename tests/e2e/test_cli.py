@@ -60,7 +60,9 @@ def test_questions_about_the_sample_library_give_surveys(topic: str):
 
 def test_markdown_links_lead_to_papers_of_the_sample_library_only():
     done = run("survey", "What are the recent trends around LoRA for image generation?", "--source", "sample")
-    known = {f"https://arxiv.org/abs/{json.loads(line)['id']}" for line in SAMPLE.read_text().splitlines()}
+    records = [json.loads(line) for line in SAMPLE.read_text().splitlines()]
+    versions = {each["id"]: f"v{each['version']}" if each["version"] else "" for each in records}
+    known = {f"https://arxiv.org/abs/{paper_id}{version}" for paper_id, version in versions.items()}
 
     addresses = set(re.findall(r"\]\((.*?)\)", done.stdout))
     assert done.returncode == 0, done.stderr

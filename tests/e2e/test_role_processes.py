@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -11,27 +11,31 @@ from paperroute.v1 import search_pb2
 from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import survey_service_pb2 as service_pb
 from paperroute.v1 import survey_service_pb2_grpc as pb_grpc
-from processes import Cluster, cluster
+from processes import Cluster
 from standins.otlp_collector import OtlpCollector, ReceivedSpan, otlp_collector
 
 from services.common.settings import ROLES
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
+pytestmark = pytest.mark.timeout(240)
 QUESTION = "画像生成のLoRA周りの技術トレンドを網羅的に知りたいです"
 STAGES = [name.removeprefix("STAGE_").lower() for name in pb.Stage.keys()[1:]]
 SAMPLE = Path(__file__).parents[2] / "services/retrieval/sample_library.jsonl"
 
 
 @pytest.fixture(scope="module")
-async def collector() -> AsyncIterator[OtlpCollector]:
-    async with otlp_collector() as made:
+def collector() -> Iterator[OtlpCollector]:
+    with otlp_collector() as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-async def roles(tmp_path_factory: pytest.TempPathFactory, collector: OtlpCollector) -> AsyncIterator[Cluster]:
-    async with cluster(tmp_path_factory.mktemp("roles"), PAPERROUTE_OTLP_ENDPOINT=collector.endpoint) as made:
+def roles(tmp_path_factory: pytest.TempPathFactory, collector: OtlpCollector) -> Iterator[Cluster]:
+    made = Cluster(tmp_path_factory.mktemp("roles"), {"PAPERROUTE_OTLP_ENDPOINT": collector.endpoint})
+    try:
+        asyncio.run(made.start())
         yield made
+    finally:
+        asyncio.run(made.close())
 
 
 async def survey_by(roles: Cluster, question: str = QUESTION) -> pb.Survey:

@@ -1,7 +1,8 @@
 """A trace receiver: the published OTLP gRPC service, keeping every span it is sent."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,7 @@ class OtlpCollector(pb_grpc.TraceServiceServicer):
         self.spans: list[ReceivedSpan] = []
         self.endpoint = ""
 
-    async def Export(self, request, context):
+    def Export(self, request, context):
         for resource in request.resource_spans:
             service = _attributes(resource.resource.attributes).get("service.name", "")
             for scope in resource.scope_spans:
@@ -51,14 +52,14 @@ def _attributes(pairs: Any) -> dict[str, Any]:
     return {pair.key: getattr(pair.value, pair.value.WhichOneof("value") or "string_value") for pair in pairs}
 
 
-@contextlib.asynccontextmanager
-async def otlp_collector() -> AsyncIterator[OtlpCollector]:
-    """Serve a collector on a free loopback port."""
-    collector, server = OtlpCollector(), grpc.aio.server()
+@contextlib.contextmanager
+def otlp_collector() -> Iterator[OtlpCollector]:
+    """Serve a collector on a free loopback port, in threads of its own: it outlives the event loop of a test."""
+    collector, server = OtlpCollector(), grpc.server(ThreadPoolExecutor(max_workers=2))
     pb_grpc.add_TraceServiceServicer_to_server(collector, server)
     collector.endpoint = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    await server.start()
+    server.start()
     try:
         yield collector
     finally:
-        await server.stop(0)
+        server.stop(0).wait()

@@ -3,9 +3,10 @@
 from xml.etree import ElementTree
 
 import pytest
-from gateway.route_map import svg_of
 from paperroute.v1 import ordering_pb2, paper_pb2
 from paperroute.v1 import survey_pb2 as pb
+
+from gateway.route_map import svg_of
 
 SVG = "{http://www.w3.org/2000/svg}"
 
