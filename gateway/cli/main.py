@@ -11,8 +11,8 @@ import click
 
 from gateway.roles import ROLES
 
-EXIT_FAILED = 1
 EXIT_BAD_ARGUMENTS = 2
+EXIT_INTERRUPTED = 130
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -105,6 +105,8 @@ def _run(command: Coroutine[Any, Any, int | None]) -> int:
 
     try:
         return asyncio.run(command) or 0
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
     except SettingsError as error:
         for problem in error.problems:
             click.echo(f"paperroute: {problem}", err=True)

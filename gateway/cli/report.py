@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from decimal import ROUND_HALF_UP, Decimal
+from pathlib import Path
 
 import click
 from paperroute.v1 import search_pb2, usage_pb2
@@ -34,6 +35,17 @@ def show_document(document: str, *, is_markdown: bool) -> None:
         console.print(Markdown(document), width=min(console.width, MAX_TEXT_WIDTH))
     else:
         click.echo(document, nl=False)
+
+
+def write_file(path: Path, text: str) -> bool:
+    """Write a file and say so; return whether that went well, so that nothing is lost where it did not."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        complain(f"{path} cannot be written: {error.strerror}")
+        return False
+    tell(f"written to {path}")
+    return True
 
 
 def show_stages(survey: pb.Survey) -> None:

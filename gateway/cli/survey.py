@@ -86,24 +86,25 @@ async def _survey(stub: Any, options: SurveyOptions) -> int:
         for violation in violations_in(failure):
             report.complain(f"{_option(violation.field)}: {problems.get(violation.field, violation.description)}")
         return EXIT_BAD_ARGUMENTS
-    survey_id = created.survey.survey_id
-    interrupted = await _watch(stub, survey_id)
-    answer = await stub.GetSurvey(service_pb.GetSurveyRequest(survey_id=survey_id), timeout=CALL_TIMEOUT_S)
+    interrupted = await _watch(stub, created.survey)
+    get = service_pb.GetSurveyRequest(survey_id=created.survey.survey_id)
+    answer = await stub.GetSurvey(get, timeout=CALL_TIMEOUT_S)
     return _print(answer.survey, options, interrupted=interrupted)
 
 
-async def _watch(stub: Any, survey_id: str) -> bool:
+async def _watch(stub: Any, survey: pb.Survey) -> bool:
     """Show the events until the survey has ended; return whether the user interrupted it, which cancels it."""
     interrupted = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, interrupted.set)
     with Progress() as progress:
-        watching = asyncio.create_task(_show_events(stub, survey_id, progress))
+        watching = asyncio.create_task(_show_events(stub, survey, progress))
         waiting = asyncio.create_task(interrupted.wait())
         try:
             await asyncio.wait([watching, waiting], return_when=asyncio.FIRST_COMPLETED)
             if interrupted.is_set():
-                await stub.CancelSurvey(service_pb.CancelSurveyRequest(survey_id=survey_id), timeout=CALL_TIMEOUT_S)
+                cancel = service_pb.CancelSurveyRequest(survey_id=survey.survey_id)
+                await stub.CancelSurvey(cancel, timeout=CALL_TIMEOUT_S)
             await watching
         finally:
             waiting.cancel()
@@ -112,13 +113,13 @@ async def _watch(stub: Any, survey_id: str) -> bool:
     return interrupted.is_set()
 
 
-async def _show_events(stub: Any, survey_id: str, progress: Progress) -> None:
+async def _show_events(stub: Any, survey: pb.Survey, progress: Progress) -> None:
     """Show every event once, also over a connection that breaks and comes back."""
     number, tries = 0, WATCH_TRIES
     while True:
         try:
-            request = service_pb.WatchSurveyRequest(survey_id=survey_id, after_number=number)
-            async for event in stub.WatchSurvey(request):
+            request = service_pb.WatchSurveyRequest(survey_id=survey.survey_id, after_number=number)
+            async for event in stub.WatchSurvey(request, timeout=survey.spec.timeout_ms / 1_000 + CALL_TIMEOUT_S):
                 number, tries = event.number, WATCH_TRIES
                 progress.show(event)
         except grpc.aio.AioRpcError as failure:
@@ -184,16 +185,11 @@ def _print(survey: pb.Survey, options: SurveyOptions, *, interrupted: bool) -> i
         document = MessageToJson(survey, ensure_ascii=False, always_print_fields_with_no_presence=True) + "\n"
     else:
         document = markdown_of(survey) if has_text else ""
-    if options.out and document:
-        options.out.write_text(document, encoding="utf-8")
-    elif document:
+    if document and not (options.out and report.write_file(options.out, document)):
         report.show_document(document, is_markdown=options.form == "md")
     if options.map_file and has_text:
-        options.map_file.write_text(svg_of(survey), encoding="utf-8")
+        report.write_file(options.map_file, svg_of(survey))
     report.show_stages(survey)
-    for path in (options.out if document else None, options.map_file if has_text else None):
-        if path:
-            report.tell(f"written to {path}")
     return _ending(survey, interrupted=interrupted)
 
 

@@ -88,6 +88,17 @@ def test_a_file_gets_the_survey_and_standard_output_stays_empty(tmp_path: Path):
     assert out.read_text().startswith("# ")
 
 
+def test_a_file_that_cannot_be_written_loses_nothing(tmp_path: Path):
+    out = tmp_path / "survey.md"
+    out.mkdir()
+    done = run("survey", "RAG evaluation", "--source", "sample", "--out", str(out / ".."))
+
+    assert done.returncode == 2
+    missing = run("survey", "RAG evaluation", "--source", "sample", "--out", "/proc/survey.md")
+    assert "cannot be written" in missing.stderr
+    assert missing.stdout.startswith("# ")
+
+
 def test_every_broken_option_is_named_in_a_line_of_its_own():
     done = run(
         *("survey", "", "--source", "moon", "--ordering", "alphabetical", "--language", "xx"),
