@@ -13,7 +13,7 @@ from gateway.phrases import phrases_of
 from services.common.markdown import plain
 
 WIDTH, HEIGHT, MARGIN = 960, 640, 36
-LEGEND_WIDTH, LEGEND_LINE, LEGEND_CHARACTERS = 300, 26, 36
+LEGEND_WIDTH, LEGEND_LINE, LEGEND_CHARACTERS = 300, 26, 34
 RADIUS = 7
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#a6761d")

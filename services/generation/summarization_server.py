@@ -1,0 +1,27 @@
+"""Builds the summarization role's objects; `paperroute serve summarization` runs `main`."""
+
+from paperroute.v1 import summarization_service_pb2_grpc as pb_grpc
+
+from services.common.role import serve_role
+from services.common.server import RoleServer
+from services.common.settings import SharedSettings
+from services.generation.engines import make_engines, require_defaults
+from services.generation.service import SummarizationService
+from services.generation.settings import SummarizationSettings
+
+
+def mount(host: RoleServer, settings: SummarizationSettings, shared: SharedSettings) -> None:  # noqa: ARG001 # as all roles
+    """Add the service to `host`.
+
+    Raises:
+        SettingsError: the default model is not one there is.
+    """
+    engines = make_engines()
+    require_defaults(engines, {"PAPERROUTE_SUMMARIZATION__MODEL_SUMMARIZE": settings.model_summarize})
+    pb_grpc.add_SummarizationServiceServicer_to_server(SummarizationService(settings, engines), host.server)
+    host.mounted("paperroute.v1.SummarizationService")
+
+
+async def main() -> None:
+    """Serve the role until a signal."""
+    await serve_role("summarization", SummarizationSettings, mount)
