@@ -297,4 +297,4 @@ def _footer(draft: Draft, survey: pb.Survey) -> str:
             parts.insert(2, phrases.other_language)
     if any(paper.paper.abstract_origin for paper in survey.papers):
         parts.append(phrases.paraphrased)
-    return " ".join(parts)
+    return phrases.gap.join(parts)

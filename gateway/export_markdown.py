@@ -27,7 +27,7 @@ def markdown_of(survey: pb.Survey) -> str:
 
 def _references(survey: pb.Survey) -> str:
     lines = [
-        f"{number}. {escape(_authors(paper))}. [{escape(paper.paper.title)}]({paper.url}). {_date(paper)}."
+        f"{number}. {escape(_authors(paper))} [{escape(paper.paper.title)}]({paper.url}). {_date(paper)}."
         for number, paper in enumerate(survey.papers, start=1)
     ]
     return "\n".join(lines)
@@ -37,7 +37,7 @@ def _authors(paper: pb.SurveyPaper) -> str:
     names = list(paper.paper.authors)
     if not names:
         return "—"
-    return ", ".join(names) if len(names) <= 3 else f"{names[0]} et al."  # noqa: PLR2004 - more names hide the title
+    return f"{', '.join(names)}." if len(names) <= 3 else f"{names[0]} et al."  # noqa: PLR2004 - more names hide the title
 
 
 def _date(paper: pb.SurveyPaper) -> str:

@@ -9,6 +9,8 @@ class Phrases:
     """What assemble and the exports write around the text of the models."""
 
     language: str
+    gap: str
+    """What stands between two sentences."""
     also_here: str
     closing: str
     references: str
@@ -24,6 +26,7 @@ class Phrases:
 
 ENGLISH = Phrases(
     language="en",
+    gap=" ",
     also_here="Also in this section:",
     closing="Closing",
     references="References",
@@ -39,6 +42,7 @@ ENGLISH = Phrases(
 
 JAPANESE = Phrases(
     language="ja",
+    gap="",
     also_here="この節のその他の論文:",
     closing="まとめ",
     references="参考文献",

@@ -6,15 +6,24 @@ from typing import Self
 from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import survey_service_pb2 as service_pb
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Column
+from rich.text import Text
 
 from services.common.markdown import plain
 
 STAGES = tuple(pb.Stage.values()[1:])
 NARROW = 60
 """Columns below which the notes are left out."""
+
+
+class _Seconds(ProgressColumn):
+    """How long a stage has run; nothing before it has begun."""
+
+    def render(self, task: Task) -> Text:
+        """Return the seconds since the start, to a tenth."""
+        return Text(f"{task.elapsed:6.1f} s" if task.elapsed is not None else "", style="cyan")
 
 
 class Progress:
@@ -25,8 +34,8 @@ class Progress:
         columns = [
             TextColumn("{task.description:<9}", style="bold"),
             BarColumn(bar_width=20 if self._console.width >= NARROW else 8),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
+            TextColumn("{task.fields[count]:>9}"),
+            _Seconds(),
         ]
         if self._console.width >= NARROW:
             columns.append(TextColumn("{task.fields[note]}", style="dim", table_column=Column(no_wrap=True, ratio=1)))
@@ -40,7 +49,7 @@ class Progress:
         self._bars.start()
         for stage in STAGES:
             name = pb.Stage.Name(stage).removeprefix("STAGE_").lower()
-            self._tasks[stage] = self._bars.add_task(name, total=None, start=False, note="")
+            self._tasks[stage] = self._bars.add_task(name, total=None, start=False, note="", count="")
         return self
 
     def __exit__(
@@ -60,6 +69,7 @@ class Progress:
                     self._tasks[progress.stage],
                     completed=progress.done_count,
                     total=progress.total_count or None,
+                    count=_count(progress.done_count, progress.total_count),
                     note=_shown(progress.note),
                 )
             case "stage_finished":
@@ -72,7 +82,8 @@ class Progress:
         notes = {pb.STAGE_STATE_FAILED: "failed", pb.STAGE_STATE_CANCELLED: "stopped"}
         note = notes.get(report.state, _found(report))
         total = report.total_count or report.done_count
-        self._bars.update(task, completed=report.done_count, total=total or 1, note=note)
+        count = _count(report.done_count, total)
+        self._bars.update(task, completed=report.done_count, total=total or 1, note=note, count=count)
         self._bars.stop_task(task)
 
 
@@ -80,6 +91,10 @@ def _found(report: pb.StageReport) -> str:
     if report.stage == pb.STAGE_EMBED:
         return f"cached {report.cached_count} of {report.paper_count}"
     return f"{report.paper_count} papers" if report.paper_count else ""
+
+
+def _count(done: int, total: int) -> str:
+    return f"{done}/{total}" if total else f"{done}" if done else ""
 
 
 def _shown(note: str) -> str:

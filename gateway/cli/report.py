@@ -56,7 +56,8 @@ def show_stages(survey: pb.Survey) -> None:
         table.add_column(name, justify="right")
     for stage in survey.stages:
         name = pb.Stage.Name(stage.stage).removeprefix("STAGE_").lower()
-        papers = f"{stage.paper_count}" if stage.paper_count else ""
+        cached = f" ({stage.cached_count} cached)" if stage.cached_count else ""
+        papers = f"{stage.paper_count}{cached}" if stage.paper_count else ""
         table.add_row(name, f"{stage.duration_ms / 1_000:.2f} s", papers, *_spent(stage.usage))
     if survey.stages:
         wall_ms = survey.finished_at.ToMilliseconds() - survey.created_at.ToMilliseconds()

@@ -27,7 +27,7 @@ _LINKS = (
 )
 _SENTENCE_END = ".!?;:,。！？；：、，)）」"
 _NOUN_BEFORE = re.compile(
-    r"(?:^|[\s(])(?:and|as|at|behind|both|by|from|in|like|of|on|or|than|that|to|unlike|via|whereas|while|with)\s*$",
+    r"(?:^|[\s(])(?:and|are|as|at|behind|both|by|from|in|is|like|of|on|or|than|that|to|unlike|via|whereas|while|with)\s*$",
     re.IGNORECASE,
 )
 _CJK = re.compile(r"[\u3000-\u30ff\u3400-\u9fff\uff00-\uffef]")

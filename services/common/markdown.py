@@ -3,17 +3,23 @@
 import re
 import unicodedata
 
-_SPECIAL = re.compile(r"([\\`*_\[\]<>#|~])")
+_SPECIAL = re.compile(r"([\\`*_\[\]<>#|~]|:(?=//)|(?<=\bwww)\.)", re.IGNORECASE)
+_OTHER_BRACKETS = str.maketrans("【】", "〔〕")
 _INVISIBLE = {"Cc", "Cf", "Co", "Cs", "Cn"}
 
 
 def escape(text: str) -> str:
-    """Return `text` such that Markdown shows exactly its characters and no renderer sees markup in it."""
-    return _SPECIAL.sub(r"\\\1", plain(text)).replace("://", ":\u200b//")
+    """Return `text` such that Markdown shows its characters and no reader sees markup, a link or a citation in it.
+
+    The brackets 【】, which Markdown cannot escape and which may hold a key, become 〔〕.
+    """
+    return _SPECIAL.sub(r"\\\1", plain(text)).translate(_OTHER_BRACKETS)
 
 
 def plain(text: str) -> str:
     """Return `text` in one line, NFC, without control, bidirectional, zero-width and private characters."""
+    if text.isprintable():  # most texts: nothing to take out
+        return " ".join(unicodedata.normalize("NFC", text).split())
     kept = (
         " " if character.isspace() else character
         for character in unicodedata.normalize("NFC", text)

@@ -1,58 +1,102 @@
-"""Messages of EmbeddingService to domain types and back, and every rule of the request's fields."""
+"""Messages of EmbeddingService to domain types and back, and every rule of the requests' fields."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from paperroute.v1 import embedding_service_pb2 as pb
 from paperroute.v1 import usage_pb2
 
 from services.common.fields import FieldChecks
-from services.common.papers import Paper, check_papers, paper_of
+from services.common.papers import Paper, check_moment, check_papers, message_of, moment_of, paper_of
 from services.common.vectors import bytes_of
-from services.embedding.paper_vectors import EmbeddedPapers, Encoder
+from services.embedding.paper_vectors import EmbeddedPapers, Encoder, FoundPaper, Selection
 
 MAX_PAPERS = 500
-MAX_QUERY_CHARACTERS = 4_000
+DEFAULT_FOUND_PAPERS = 50
+MAX_TEXT_CHARACTERS = 4_000
+MAX_CATEGORIES = 50
+MAX_CATEGORY_CHARACTERS = 40
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Embedding:
-    """What a request asks for."""
+    """What a request for vectors asks for."""
 
     encoder: Encoder
     papers: tuple[Paper, ...]
     query: str
 
 
-def embedding_of(request: pb.EmbedPapersRequest, encoders: Mapping[str, Encoder], default: str) -> Embedding:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """What a request for near papers asks for."""
+
+    encoder: Encoder
+    text: str
+    selection: Selection
+    max_papers: int
+
+
+def embedding_of(request: pb.EmbedPapersRequest, encoder: Encoder | None, wanted: str) -> Embedding:
     """Return what the request asks for.
 
     Args:
         request: as it came.
-        encoders: those that can be asked for, by name.
-        default: name of the one that is used when none is asked for.
+        encoder: the one it names; None when there is none of that name.
+        wanted: what a name must be, in words.
 
     Raises:
         InvalidRequest: fields break their rules; all of them are named.
     """
     checks = FieldChecks()
-    name = request.encoder or default
-    checks.require(name in encoders, "encoder", f"one of {', '.join(sorted(encoders))}, not {name[:40]!r}")
+    _check_encoder(checks, request.encoder, encoder, wanted)
     checks.count("papers", len(request.papers), 1, MAX_PAPERS)
     check_papers(checks, "papers", request.papers)
-    checks.length("query", request.query, 0, MAX_QUERY_CHARACTERS)
+    checks.length("query", request.query, 0, MAX_TEXT_CHARACTERS)
     checks.finish()
-    return Embedding(encoder=encoders[name], papers=tuple(map(paper_of, request.papers)), query=request.query)
-
-
-def response_of(encoder: Encoder, embedded: EmbeddedPapers) -> pb.EmbedPapersResponse:
-    """Return the response; a local encoder costs nothing and counts no tokens."""
-    usage = usage_pb2.ModelUsage(
-        model=encoder.name,
-        call_count=embedded.call_count,
-        cost_nano_usd=0,
-        source=usage_pb2.USAGE_SOURCE_ESTIMATED,
+    return Embedding(
+        encoder=cast("Encoder", encoder),  # checked above
+        papers=tuple(map(paper_of, request.papers)),
+        query=request.query,
     )
+
+
+def finding_of(request: pb.FindPapersRequest, encoder: Encoder | None, wanted: str) -> Finding:
+    """Return what the request asks for.
+
+    Args:
+        request: as it came.
+        encoder: the one it names; None when there is none of that name.
+        wanted: what a name must be, in words.
+
+    Raises:
+        InvalidRequest: fields break their rules; all of them are named.
+    """
+    checks = FieldChecks()
+    _check_encoder(checks, request.encoder, encoder, wanted)
+    checks.length("text", request.text, 1, MAX_TEXT_CHARACTERS)
+    checks.number("max_papers", request.max_papers, 1, MAX_PAPERS)
+    _check_span(checks, request)
+    checks.count("categories", len(request.categories), 0, MAX_CATEGORIES)
+    for position, category in enumerate(request.categories):
+        checks.length(f"categories[{position}]", category, 1, MAX_CATEGORY_CHARACTERS)
+    checks.finish()
+    selection = Selection(
+        published_from=moment_of(request.published_from) if request.HasField("published_from") else None,
+        published_before=moment_of(request.published_before) if request.HasField("published_before") else None,
+        categories=tuple(request.categories),
+    )
+    return Finding(
+        encoder=cast("Encoder", encoder),  # checked above
+        text=request.text,
+        selection=selection,
+        max_papers=request.max_papers or DEFAULT_FOUND_PAPERS,
+    )
+
+
+def embed_response_of(encoder: Encoder, embedded: EmbeddedPapers) -> pb.EmbedPapersResponse:
+    """Return the response to a request for vectors."""
     return pb.EmbedPapersResponse(
         encoder=encoder.name,
         dimension=encoder.dimension,
@@ -60,5 +104,38 @@ def response_of(encoder: Encoder, embedded: EmbeddedPapers) -> pb.EmbedPapersRes
         vectors=bytes_of(embedded.vectors),
         cached_count=embedded.cached_count,
         query_vector=b"" if embedded.query_vector is None else bytes_of(embedded.query_vector),
-        usage=[usage],
+        usage=[_usage(encoder, embedded.call_count)],
+    )
+
+
+def find_response_of(encoder: Encoder, found: Sequence[FoundPaper]) -> pb.FindPapersResponse:
+    """Return the response to a request for near papers, whose text was encoded by one call."""
+    return pb.FindPapersResponse(
+        papers=[pb.FoundPaper(paper=message_of(each.paper), similarity=each.similarity) for each in found],
+        encoder=encoder.name,
+        usage=[_usage(encoder, 1)],
+    )
+
+
+def _check_encoder(checks: FieldChecks, name: str, encoder: Encoder | None, wanted: str) -> None:
+    checks.require(encoder is not None, "encoder", f"{wanted}, not {name[:40]!r}")
+
+
+def _check_span(checks: FieldChecks, request: pb.FindPapersRequest) -> None:
+    """Record a limit that is no moment, or else an end that is not later than the beginning."""
+    is_first = check_moment(checks, "published_from", request.published_from)
+    is_end = check_moment(checks, "published_before", request.published_before)
+    is_span = request.HasField("published_from") and request.HasField("published_before")
+    if is_first and is_end and is_span:
+        is_kept = moment_of(request.published_from) < moment_of(request.published_before)
+        checks.require(is_kept, "published_before", "later than published_from")
+
+
+def _usage(encoder: Encoder, call_count: int) -> usage_pb2.ModelUsage:
+    """Return the usage of an encoder on this machine, which costs nothing and counts no tokens."""
+    return usage_pb2.ModelUsage(
+        model=encoder.name,
+        call_count=call_count,
+        cost_nano_usd=0,
+        source=usage_pb2.USAGE_SOURCE_ESTIMATED,
     )

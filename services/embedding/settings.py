@@ -1,6 +1,6 @@
 """Settings of the embedding service."""
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings
 
 from services.common.settings import settings_config
@@ -16,6 +16,9 @@ class EmbeddingSettings(BaseSettings):
     encoder: str = "wordllama:l2_supercat_256"
     """Encoder of requests that name none, "provider:model"."""
     store: str = Field(default="", pattern=r"^(:memory:|https?://\S+)?$")
-    """Where vectors are kept: empty for the folder `qdrant` in the data folder, ":memory:", or a server's URL."""
+    """Where vectors are kept: empty for the folder `vectors` in the data folder, ":memory:" for nowhere beyond the
+    process, or the URL of a Qdrant server, whose port is 6333 unless it is named."""
+    store_key: SecretStr = SecretStr("")
+    """API key of the Qdrant server; empty for none."""
     memory_when_locked: bool = False
-    """Whether to go on with a store in memory, and a warning, when another process holds the folder."""
+    """Whether to go on as with ":memory:", and a warning, when another process holds the folder."""

@@ -16,42 +16,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.common.errors import NotReady
+from services.embedding.paper_vectors import unit_rows
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+PROVIDER = "wordllama"
+MODEL = "l2_supercat_256"
 TOKENIZER_FILE = "tokenizers/l2_supercat_tokenizer_config.json"
 WEIGHTS_FILE = "weights/l2_supercat_256.safetensors"
+
+
+def encoder_of(model: str) -> "WordLlamaEncoder | None":
+    """Return the encoder of a model; None for any but the one that lies in the package."""
+    return WordLlamaEncoder() if model == MODEL else None
 
 
 class WordLlamaEncoder:
     """A static model of 32,000 tokens; encodes some thousand abstracts a second on one core."""
 
-    name = "wordllama:l2_supercat_256"
+    name = f"{PROVIDER}:{MODEL}"
     dimension = 256
 
     def __init__(self, package: str = "wordllama") -> None:
-        """Name the package whose folder holds the files; nothing is read before `load`."""
+        """Name the package whose folder holds the files; nothing is read before `encode`."""
         self._package = package
         self._loading = threading.Lock()
         self._model: tuple[Tokenizer, NDArray[np.float16]] | None = None
 
-    def load(self) -> None:
-        """Read the model, once, whichever thread comes first; `encode` does it when it must.
-
-        Raises:
-            NotReady: the package or one of its files is missing or damaged.
-        """
-        self._loaded()
-
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return shape (len(texts), 256), rows of L2 norm 1.
 
-        A text without tokens, such as "", has no direction; it becomes the unit vector of the first axis, so that
-        it can be compared like any other and two such texts are equal.
-
         Raises:
-            NotReady: the model cannot be read.
+            NotReady: a file of the package is missing or damaged.
         """
         tokenizer, table = self._loaded()
         rows = np.zeros((len(texts), self.dimension), dtype=np.float32)
@@ -60,8 +57,7 @@ class WordLlamaEncoder:
             tokens = tokenizer.encode(text, add_special_tokens=False).ids
             if tokens:
                 row[:] = table[tokens].mean(axis=0, dtype=np.float32)
-        rows[~rows.any(axis=1), 0] = 1
-        return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
+        return unit_rows(rows)
 
     def _loaded(self) -> "tuple[Tokenizer, NDArray[np.float16]]":
         with self._loading:

@@ -1,23 +1,26 @@
 import asyncio
 import os
 import re
-import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
 from paperroute.v1 import embedding_service_pb2 as pb
 from paperroute.v1 import embedding_service_pb2_grpc as pb_grpc
 from paperroute.v1 import paper_pb2, usage_pb2
 from serving import serving
+from standins.qdrant_server import QdrantStandIn
 
 from services.common.channel import open_channel
 from services.common.errors import reason_in, status_in, violations_in
+from services.common.papers import timestamp_of
 from services.common.vectors import vectors_of
 from services.embedding.server import mount
 from services.embedding.settings import EmbeddingSettings
@@ -36,9 +39,16 @@ def papers_from(*numbers: int) -> list[paper_pb2.Paper]:
             paper_id=f"2101.{number:05}",
             title=f"{TOPICS[number % len(TOPICS)]} in {number + 2} steps",
             abstract=f"We study {TOPICS[number % len(TOPICS)].lower()} with {number} examples.",
+            published_at=new_year(2000 + number),
+            published_precision=paper_pb2.DATE_PRECISION_DAY,
+            categories=["cs.CV" if number % 2 else "cs.CL", "cs.LG"],
         )
         for number in numbers
     ]
+
+
+def new_year(year: int) -> Timestamp:
+    return timestamp_of(datetime(year, 1, 1, tzinfo=UTC))
 
 
 def embed(
@@ -48,10 +58,32 @@ def embed(
     return stub.EmbedPapers(pb.EmbedPapersRequest(papers=papers, **parts), timeout=TIMEOUT_S)
 
 
+def find(
+    channel: grpc.aio.Channel, text: str = "object tracking", **parts: object
+) -> grpc.aio.UnaryUnaryCall[pb.FindPapersRequest, pb.FindPapersResponse]:
+    stub = pb_grpc.EmbeddingServiceStub(channel)
+    return stub.FindPapers(pb.FindPapersRequest(text=text, **parts), timeout=TIMEOUT_S)
+
+
+def ids_of(response: pb.FindPapersResponse) -> list[str]:
+    return [found.paper.paper_id for found in response.papers]
+
+
 @pytest.fixture
 async def channel() -> AsyncIterator[grpc.aio.Channel]:
     async with serving(mount, IN_MEMORY) as opened:
         yield opened
+
+
+@pytest.fixture(params=["edge", "server"])
+async def any_channel(request) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to the service with each of its stores, for promises that a store could break."""
+    if request.param == "edge":
+        async with serving(mount, IN_MEMORY) as opened:
+            yield opened
+    else:
+        async with QdrantStandIn() as qdrant, serving(mount, EmbeddingSettings(store=qdrant.url)) as opened:
+            yield opened
 
 
 async def test_each_paper_gets_a_unit_row_in_its_place(channel):
@@ -68,10 +100,10 @@ async def test_each_paper_gets_a_unit_row_in_its_place(channel):
     assert len({row.tobytes() for row in rows}) == 3
 
 
-async def test_a_repeated_request_is_served_from_the_store_to_the_bit(channel):
-    first = await embed(channel, papers_from(1, 2, 3))
-    again = await embed(channel, papers_from(1, 2, 3))
-    mixed = await embed(channel, papers_from(4, 3))
+async def test_a_repeated_request_is_served_from_the_store_to_the_bit(any_channel):
+    first = await embed(any_channel, papers_from(1, 2, 3))
+    again = await embed(any_channel, papers_from(1, 2, 3))
+    mixed = await embed(any_channel, papers_from(4, 3))
 
     assert (first.cached_count, again.cached_count, mixed.cached_count) == (0, 3, 1)
     assert again.vectors == first.vectors
@@ -105,9 +137,9 @@ async def test_usage_names_the_encoder_and_costs_nothing(channel):
         assert usage.source == usage_pb2.USAGE_SOURCE_ESTIMATED
 
 
-async def test_requests_at_once_find_one_opened_store(channel):
+async def test_requests_at_once_find_one_opened_store(any_channel):
     """The first calls of a new server come while it is still opening; the paper they share is encoded once."""
-    responses = await asyncio.gather(*(embed(channel, papers_from(1)) for _ in range(6)))
+    responses = await asyncio.gather(*(embed(any_channel, papers_from(1)) for _ in range(6)))
 
     assert sorted(response.cached_count for response in responses) == [0, 1, 1, 1, 1, 1]
     assert len({response.vectors for response in responses}) == 1
@@ -140,6 +172,160 @@ async def test_a_wrong_number_of_papers_is_refused(channel, count):
     assert [violation.field for violation in violations_in(failure.value)] == ["papers"]
 
 
+@pytest.mark.parametrize("encoder", ["nobody:nothing", "wordllama:l3", "x"])
+async def test_an_encoder_that_does_not_exist_is_told_with_the_providers(channel, encoder):
+    for call in (embed(channel, papers_from(1), encoder=encoder), find(channel, encoder=encoder)):
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await call
+
+        (violation,) = violations_in(failure.value)
+        assert violation.field == "encoder"
+        assert "provider fastembed or wordllama" in violation.description
+
+
+async def test_an_encoder_whose_package_is_missing_is_a_failed_precondition(channel, monkeypatch):
+    """It is an extra; the local encoder goes on."""
+    monkeypatch.setitem(sys.modules, "fastembed", None)
+
+    for call in (embed(channel, papers_from(1), encoder="fastembed:org/model"), find(channel, encoder="fastembed:x")):
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await call
+
+        assert failure.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert "paperroute[fastembed]" in (failure.value.details() or "")
+    assert (await embed(channel, papers_from(1))).count == 1
+
+
+async def test_found_papers_come_nearest_first_as_they_were_embedded(any_channel):
+    papers = papers_from(*range(5))
+    papers[1].version = 3
+    papers[1].authors.extend(["Ada Lovelace", "岡 潔"])
+    papers[1].abstract_origin = paper_pb2.ABSTRACT_ORIGIN_PARAPHRASE
+    await embed(any_channel, papers)
+
+    response = await find(any_channel, "object tracking")
+
+    assert response.papers[0].paper == papers[1]
+    similarities = [found.similarity for found in response.papers]
+    assert similarities == sorted(similarities, reverse=True)
+    assert all(-1 <= each <= 1 for each in similarities)
+    assert sorted(ids_of(response)) == [paper.paper_id for paper in papers]
+    assert response.encoder == "wordllama:l2_supercat_256"
+
+
+async def test_similarity_is_the_cosine_of_the_vectors(channel):
+    embedded = await embed(channel, papers_from(*range(5)), query="object tracking")
+
+    response = await find(channel, "object tracking")
+
+    query = vectors_of(embedded.query_vector, embedded.dimension)[0]
+    cosines = sorted(vectors_of(embedded.vectors, embedded.dimension) @ query, reverse=True)
+    assert np.allclose([found.similarity for found in response.papers], cosines, atol=1e-6)
+
+
+async def test_a_text_equal_to_a_papers_is_not_nearer_than_one(channel):
+    """Rounding would otherwise carry the cosine past 1."""
+    papers = papers_from(*range(20))
+    await embed(channel, papers)
+
+    for paper in papers:
+        (found,) = (await find(channel, f"{paper.title}\n{paper.abstract}", max_papers=1)).papers
+        assert found.paper.paper_id == paper.paper_id
+        assert 1 - 1e-6 <= found.similarity <= 1
+
+
+async def test_usage_of_a_search_names_the_encoder_and_costs_nothing(channel):
+    (usage,) = (await find(channel)).usage
+
+    assert (usage.model, usage.call_count, usage.input_tokens) == ("wordllama:l2_supercat_256", 1, 0)
+    assert usage.HasField("cost_nano_usd")
+    assert usage.cost_nano_usd == 0
+    assert usage.source == usage_pb2.USAGE_SOURCE_ESTIMATED
+
+
+async def test_nothing_is_found_before_anything_was_embedded(any_channel):
+    assert list((await find(any_channel)).papers) == []
+
+
+async def test_a_search_is_not_kept(channel):
+    """Its text is a reader's; the store holds papers only."""
+    await embed(channel, papers_from(1))
+
+    first = await find(channel, "object tracking")
+
+    assert await find(channel, "object tracking") == first
+    assert ids_of(first) == ["2101.00001"]
+
+
+@pytest.mark.parametrize(("max_papers", "count"), [(0, 50), (1, 1), (60, 60), (500, 60)])
+async def test_as_many_papers_are_found_as_asked_for(any_channel, max_papers, count):
+    await embed(any_channel, papers_from(*range(60)))
+
+    response = await find(any_channel, max_papers=max_papers)
+
+    assert len(response.papers) == len(set(ids_of(response))) == count
+
+
+async def test_a_paper_with_several_texts_is_found_once_by_the_nearest(any_channel):
+    paper = papers_from(1)[0]
+    for abstract in ("Object tracking.", "We follow objects by object tracking.", "Cooking."):
+        paper.abstract = abstract
+        await embed(any_channel, [paper])
+    await embed(any_channel, papers_from(2, 3))
+
+    response = await find(any_channel, "Object tracking in 3 steps\nObject tracking.", max_papers=3)
+
+    assert sorted(ids_of(response)) == ["2101.00001", "2101.00002", "2101.00003"]
+    assert response.papers[0].paper.abstract == "Object tracking."
+
+
+@pytest.mark.parametrize(
+    ("parts", "numbers"),
+    [
+        pytest.param({"published_from": new_year(2004)}, [4, 5], id="from"),
+        pytest.param({"published_before": new_year(2002)}, [0, 1], id="before"),
+        pytest.param({"published_from": new_year(2001), "published_before": new_year(2003)}, [1, 2], id="span"),
+        pytest.param({"categories": ["cs.XX", "cs.CL"]}, [0, 2, 4], id="any category"),
+        pytest.param({"published_from": new_year(2002), "categories": ["cs.CV"]}, [3, 5], id="both"),
+    ],
+)
+async def test_only_papers_within_the_limits_are_found(any_channel, parts, numbers):
+    await embed(any_channel, papers_from(*range(6)))
+
+    assert sorted(ids_of(await find(any_channel, **parts))) == [f"2101.{number:05}" for number in numbers]
+
+
+async def test_all_broken_fields_of_a_search_are_named(channel):
+    with pytest.raises(grpc.aio.AioRpcError) as failure:
+        await find(
+            channel,
+            " ",
+            encoder="nobody:nothing",
+            max_papers=501,
+            published_from=new_year(2002),
+            published_before=new_year(2001),
+            categories=["cs.CV", "x" * 41],
+        )
+
+    assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert [violation.field for violation in violations_in(failure.value)] == [
+        "encoder",
+        "text",
+        "max_papers",
+        "published_before",
+        "categories[1]",
+    ]
+
+
+async def test_what_was_embedded_is_found_by_the_next_server(tmp_path):
+    async with serving(mount, IN_FOLDER, tmp_path) as opened:
+        await embed(opened, papers_from(*range(6)))
+    async with serving(mount, IN_FOLDER, tmp_path) as opened:
+        response = await find(opened, categories=["cs.CV"], published_before=new_year(2005))
+
+    assert sorted(ids_of(response)) == ["2101.00001", "2101.00003"]
+
+
 async def test_vectors_outlive_the_server(tmp_path):
     async with serving(mount, IN_FOLDER, tmp_path) as opened:
         first = await embed(opened, papers_from(1, 2))
@@ -151,16 +337,22 @@ async def test_vectors_outlive_the_server(tmp_path):
 
 
 async def test_a_store_in_use_is_a_failed_precondition_until_it_is_free(tmp_path):
+    failures = []
     async with serving(mount, IN_FOLDER, tmp_path) as holder:
         await embed(holder, papers_from(1))
         async with serving(mount, IN_FOLDER, tmp_path) as other:
-            with pytest.raises(grpc.aio.AioRpcError) as failure:
-                await embed(other, papers_from(1))
+            for call in (embed(other, papers_from(1)), find(other)):
+                with pytest.raises(grpc.aio.AioRpcError) as failure:
+                    await call
+                failures.append(failure.value)
+    async with serving(mount, IN_FOLDER, tmp_path) as next_holder:
+        assert len((await find(next_holder)).papers) == 1
 
-    assert failure.value.code() is grpc.StatusCode.FAILED_PRECONDITION
-    assert reason_in(failure.value) == "NOT_READY"
-    assert "PAPERROUTE_EMBEDDING__STORE" in (failure.value.details() or "")
-    assert detail_of(failure.value, error_details_pb2.PreconditionFailure()).violations
+    for failure in failures:
+        assert failure.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert reason_in(failure) == "NOT_READY"
+        assert "PAPERROUTE_EMBEDDING__STORE" in (failure.details() or "")
+        assert detail_of(failure, error_details_pb2.PreconditionFailure()).violations
 
 
 async def test_a_store_in_use_is_replaced_by_memory_where_that_is_set(tmp_path):
@@ -185,22 +377,22 @@ async def test_an_unusable_data_folder_is_a_failed_precondition(tmp_path):
     assert "PAPERROUTE_DATA_DIR" in (failure.value.details() or "")
 
 
-async def test_a_store_that_fails_is_unavailable_until_it_works_again(tmp_path):
-    async with serving(mount, IN_FOLDER, tmp_path) as opened:
+async def test_a_store_that_fails_is_unavailable_until_it_works_again():
+    async with QdrantStandIn() as qdrant, serving(mount, EmbeddingSettings(store=qdrant.url)) as opened:
         await embed(opened, papers_from(1))
-        (file,) = tmp_path.rglob("storage.sqlite")
-        database = sqlite3.connect(file)
-        database.execute("ALTER TABLE points RENAME TO away")
-
-        with pytest.raises(grpc.aio.AioRpcError) as failure:
-            await embed(opened, papers_from(1, 2))
-        database.execute("ALTER TABLE away RENAME TO points")
-        database.close()
+        failures = []
+        qdrant.fails_with = 503
+        for call in (embed(opened, papers_from(1, 2)), find(opened)):
+            with pytest.raises(grpc.aio.AioRpcError) as failure:
+                await call
+            failures.append(failure.value)
+        qdrant.fails_with = None
         afterwards = await embed(opened, papers_from(1, 2))
 
-    assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert reason_in(failure.value) == "UPSTREAM_FAILED"
-    assert detail_of(failure.value, error_details_pb2.RetryInfo()).HasField("retry_delay")
+    for failure in failures:
+        assert failure.code() is grpc.StatusCode.UNAVAILABLE
+        assert reason_in(failure) == "UPSTREAM_FAILED"
+        assert detail_of(failure, error_details_pb2.RetryInfo()).HasField("retry_delay")
     assert afterwards.cached_count == 1
 
 
@@ -225,8 +417,11 @@ async def test_an_acknowledged_vector_survives_a_kill(tmp_path):
     async with serving(mount, IN_FOLDER, tmp_path) as opened:
         again = await embed(opened, papers_from(*range(20)))
 
+        found = await find(opened, max_papers=100)
+
     assert (first.cached_count, again.cached_count) == (0, 20)
     assert again.vectors == first.vectors
+    assert len(found.papers) == 20
 
 
 def start_role(data_dir: Path) -> tuple[subprocess.Popen[str], str]:

@@ -104,7 +104,7 @@ POINTS_BACK = _any_of(
 POINTS_BACK_SOON = re.compile(
     rf"^(?:[^\s.;]+\s+){{1,7}}?(?:this\s+(?!{_PAPER})|both\s+(?:in|at|by|with|into|within|from|under|of them)\b|"
     r"instead\b(?!\s+of)|the\s+(?:latter|former)\b)"
-    r"|^(?:[^\s;]+\s+){1,24}?(?:(?:these|those)\s+(?!of\b|an?\b|the\b|who\b|that\b|in\b|from\b|with\b|based\b)|"
+    r"|^(?:[^\s;]+\s+){1,24}?(?:these\s+(?!who\b|that\b|in\b|from\b|with\b|based\b)|"
     r"(?:this|that)\s+(?:gap|issue|problem|limitation|challenge|setting|\w+-\w+ \w+)\b)"
     r"|^(?:[^\s.;]+\s+){1,9}?such\s+(?!as\b|that\b)"
     r"|^(?:[^\s.;,]+\s+){1,2}(?:\w+ly\s+)?\w{2,}s\s+(?:them|it|that\s+\w+\s+(?:with|by|through|in|at|as)|both\.?$)\b",

@@ -10,7 +10,7 @@ from services.generation.extractive.likeness import most_central, vectors_of
 from services.generation.extractive.markup import safe
 from services.generation.extractive.naming import Namer, asked_words, headed
 from services.generation.extractive.phrases import chosen, phrases_of
-from services.generation.extractive.terms import Key, Term, Text, cased, is_new, shown_words, terms_of
+from services.generation.extractive.terms import Key, Term, Text, cased, is_new, overlap, shown_words, terms_of
 from services.generation.tasks import FramePart, FramePartKind, FrameTask, KeyedPaper
 
 _FEWEST_WITH_CENTRE = 3
@@ -75,10 +75,7 @@ class _Writer:
 
     def chapter_title(self, number: int) -> str:
         """Return the chapter's title: the terms that set it apart from the other chapters."""
-        terms = self._chapters[number]
-        if not terms:
-            return self._phrases.untitled_chapter
-        return headed(self._phrases.chapter_title, self._phrases, terms)
+        return headed(self._phrases.chapter_title, self._phrases, self._chapters[number])
 
     def chapter_text(self, number: int) -> str:
         """Return what the chapter's sections are about, and its most central paper."""
@@ -87,21 +84,25 @@ class _Writer:
         if not papers:
             return phrases.chapter_without_papers
         first = sum(len(each) for each in self._task.outline[:number])
-        items = [self._section_item(first + place, section.keys) for place, section in enumerate(chapter)]
-        items = [item for item in items if item]
-        choices = phrases.chapter_one_section if len(items) == 1 else phrases.chapter_sections
+        counts = {place: sum(key in self._papers for key in section.keys) for place, section in enumerate(chapter)}
+        names = {place: self._section_name(first + place) for place, count in counts.items() if count}
+        items = [
+            phrases.section_item.format(terms=name, papers=phrases.paper_count(counts[place]))
+            for place, name in names.items()
+        ]
+        turn = self._task.sample_seed + number
+        is_one = len(names) == 1
         sentences = [
             phrases.say(
-                chosen(choices, self._task.sample_seed + number),
+                chosen(phrases.chapter_one_section if is_one else phrases.chapter_sections, turn),
                 papers=phrases.paper_count(len(papers)),
                 sections=phrases.counted(len(items), phrases.one_section, phrases.sections),
-                items=phrases.semicolon.join(items),
+                items="".join(names.values()) if is_one else phrases.semicolon.join(items),
             )
         ]
         if len(papers) >= _FEWEST_WITH_CENTRE:
             central = papers[most_central(vectors_of([self._texts[each.place].plain for each in papers]))]
-            template = chosen(phrases.chapter_centre, self._task.sample_seed + number)
-            sentences.append(phrases.say(template, key=f"[{central.key}]"))
+            sentences.append(phrases.say(chosen(phrases.chapter_centre, turn), key=f"[{central.key}]"))
         return _running(sentences, phrases.language)
 
     def closing(self) -> str:
@@ -118,22 +119,20 @@ class _Writer:
         sentences.append(self._recent())
         return _running(sentences, phrases.language) + self._gaps()
 
-    def _section_item(self, number: int, keys: Sequence[str]) -> str:
-        task, phrases = self._task, self._phrases
-        count = sum(key in self._papers for key in keys)
-        if not count:
-            return ""
-        title = [section for chapter in task.outline for section in chapter][number].title
-        terms = self._namer.section_terms(number)
-        name = phrases.quoted_term.format(term=safe(title)) if title else safe(phrases.joined(terms))
-        return phrases.section_item.format(terms=name, papers=phrases.paper_count(count))
+    def _section_name(self, number: int) -> str:
+        """Return what a section is about: the title it was given, else the terms it names itself by."""
+        phrases = self._phrases
+        title = [section for chapter in self._task.outline for section in chapter][number].title
+        if title:
+            return phrases.quoted_term.format(term=safe(title))
+        return safe(phrases.joined(self._namer.section_terms(number) or [phrases.untitled]))
 
     def _overview(self) -> str:
         phrases = self._phrases
         items = []
         for number, chapter in enumerate(self._task.outline, start=1):
             count = sum(key in self._papers for section in chapter for key in section.keys)
-            terms = self._chapters[number - 1] or [phrases.untitled_chapter]
+            terms = self._chapters[number - 1] or [phrases.untitled]
             papers = phrases.paper_count(count)
             item = phrases.chapter_item.format(number=number, terms=safe(phrases.joined(terms)), papers=papers)
             items.append(item)
@@ -162,7 +161,7 @@ class _Writer:
         spread = Counter(key for key in terms for text in self._texts.values() if text.mentions(key))
         named: list[Key] = []
         for key in sorted(terms, key=lambda key: (-spread[key], -len(key), key)):
-            if spread[key] > 1 and len(named) < _MAX_COMMON and not any(set(key) & set(other) for other in named):
+            if spread[key] > 1 and len(named) < _MAX_COMMON and not any(overlap(key, other) for other in named):
                 named.append(key)
         phrases = self._phrases
         return [

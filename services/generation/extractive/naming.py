@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from services.generation.extractive.latex import readable
 from services.generation.extractive.phrases import Phrases
 from services.generation.extractive.search_terms import search_terms
-from services.generation.extractive.terms import Key, Named, Texts, grouped, is_new, key_of, naming_terms
+from services.generation.extractive.terms import Key, Named, Texts, grouped, is_new, key_of, naming_terms, overlap
 from services.generation.extractive.words import WORD
 from services.generation.tasks import Outline, place_of
 
 _MOST_TERMS = 3
+_FEWEST_TERMS = 2  # of a chapter of several sections, where they can be had
 _CANDIDATES = 8  # terms of a chapter that are looked at for reaching over its sections
 _FEWEST_WIDE = 3  # papers a term of a whole chapter is mentioned by
 _NAMES = 2  # short names a title has when its papers share no words
@@ -66,10 +67,13 @@ class Namer:
             if len(term.places) >= _FEWEST_WIDE
             and sum(bool(term.places & set(self._sections[each])) for each in numbers) > 1
         ]
-        leading = [term for each in numbers for term in self._named(self._sections, each, most=1)]
+        sections = [self._named(self._sections, each, most=_FEWEST_TERMS) for each in numbers]
+        leading = sorted((terms[0] for terms in sections if terms), key=lambda term: -len(term.places))
+        others = [term for terms in sections for term in terms[1:]]
         chosen: list[Named] = []
-        for term in [*wide[: _MOST_TERMS - 1], *sorted(leading, key=lambda term: -len(term.places))]:
-            if len(chosen) < _MOST_TERMS and not any(set(term.key) & set(other.key) for other in chosen):
+        for term in [*wide[: _MOST_TERMS - 1], *leading, *others]:
+            most = _FEWEST_TERMS if term in others else _MOST_TERMS
+            if len(chosen) < most and not any(overlap(term.key, other.key) for other in chosen):
                 chosen.append(term)
         return [term.text for term in chosen] or self._names(self._chapters[number])
 
@@ -78,11 +82,14 @@ class Namer:
         return naming_terms(grouping, groups[number], number, self._texts, asked=self.asked, most=most)
 
     def _names(self, group: Sequence[int]) -> list[str]:
-        return [_short_name(self._titles[place]) for place in group[:_NAMES] if self._titles[place]]
+        names = (_short_name(self._titles[place]) for place in group[:_NAMES])
+        return [name for name in names if name]
 
 
 def headed(template: str, phrases: Phrases, terms: Sequence[str]) -> str:
     """Return a title made of terms, its first letter a capital where that is no name's own spelling."""
+    if not terms:
+        return phrases.untitled
     title = phrases.say(template, terms=phrases.joined(terms))
     first = terms[0].split(" ")[0]
     is_spelled = first != first.lower() or not first[:1].isalpha()
@@ -96,5 +103,6 @@ def asked_words(question: str) -> frozenset[str]:
 
 
 def _short_name(title: str) -> str:
-    name = readable(title).partition(":")[0].strip()
+    whole = readable(title)
+    name = whole.partition(":")[0].strip() or whole
     return name if len(name) <= _MAX_NAME_CHARACTERS else f"{name[:_MAX_NAME_CHARACTERS].rsplit(' ', 1)[0]}…"

@@ -35,7 +35,6 @@ class Phrases:
     span_one: str
     span: str
     term_count: str
-    of_total: str
 
     # A section.
     section_title: str
@@ -57,7 +56,7 @@ class Phrases:
     # The frame.
     title: str
     title_without_topic: str
-    untitled_chapter: str
+    untitled: str
     introduction_scope: str
     introduction_term: str
     introduction_terms: str

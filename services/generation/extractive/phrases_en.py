@@ -28,10 +28,9 @@ ENGLISH = Phrases(
     span_one="in {first}",
     span="between {first} and {last}",
     term_count="{term} ({count})",
-    of_total="{count} of {total}",
     section_title="{terms}",
     narrates=True,
-    quoted=("{key} puts it in these words: “{quote}”", "in the words of {key}, “{quote}”"),
+    quoted=("{key} puts it in these words: “{quote}”",),
     on_same_term=("also on {term}, ", "likewise concerned with {term}, ", "staying with {term}, "),
     in_same_vein=("in the same vein, ", "along similar lines, ", "close to this, "),
     by_contrast=("by contrast, ", "on another front, ", "turning elsewhere, "),
@@ -52,6 +51,7 @@ ENGLISH = Phrases(
     ),
     opening_none=(
         "The {papers} of this section, published {span}, have few words in common.",
+        "No subject is named by most of the {papers} here, published {span}.",
         "Few words are common to the {papers} here, published {span}.",
     ),
     range_of=(
@@ -63,7 +63,7 @@ ENGLISH = Phrases(
     next_some=("Of the next {papers}, {count} speak of {term}.", "{count} of the next {papers} speak of {term}."),
     title="{topic}, {years}: a survey of {papers}",
     title_without_topic="A survey of {papers}, {years}",
-    untitled_chapter="Further papers",
+    untitled="Further papers",
     introduction_scope="This survey covers {papers} published {span}.",
     introduction_term="They were found with the search term {terms}.",
     introduction_terms="They were found with the search terms {terms}.",

@@ -20,14 +20,13 @@ JAPANESE = Phrases(
     span_one="{first}",
     span="{first}から{last}",
     term_count="{term}（{count}本）",
-    of_total="{total}本中{count}",
     section_title="{terms} に関する研究",
     narrates=False,
     quoted=(
         "{key} の要旨には「{quote}」とある。",
         "{key} では「{quote}」とされる。",
         "{key} の要点は「{quote}」である。",
-        "{key} は「{quote}」と述べている。",
+        "{key} の概要は「{quote}」である。",
     ),
     on_same_term=("同じく {term} に触れる", "やはり {term} を扱う", "引き続き {term} に関わる"),
     in_same_vein=("これに近い", "同様の方向にある", "話題の重なる"),
@@ -49,6 +48,7 @@ JAPANESE = Phrases(
     ),
     opening_none=(
         "本節の{papers}は{span}に公開され、共通する語は少ない。",
+        "{span}に公開された本節の{papers}の多くに共通する主題はない。",
         "{span}に公開された本節の{papers}には、共通する語があまりない。",
     ),
     range_of=(
@@ -60,7 +60,7 @@ JAPANESE = Phrases(
     next_some=("続く{papers}のうち{count}本が {term} に言及する。", "次の{papers}では、{count}本に {term} が現れる。"),
     title="{topic} に関する研究動向（{years}）：{papers}の論文から",
     title_without_topic="研究動向（{years}）：{papers}の論文から",
-    untitled_chapter="その他の論文",
+    untitled="その他の論文",
     introduction_scope="本サーベイは、{span}に公開された論文{papers}を対象とする。",
     introduction_term="検索に用いた語は{terms}である。",
     introduction_terms="検索に用いた語は{terms}である。",
@@ -86,7 +86,7 @@ JAPANESE = Phrases(
     ),
     closing_path="章を順に読むと、{first} から {last} へと話題が移っていく。",
     closing_common="質問に含まれる語のほかに、題名と要旨に最もよく現れるのは {terms} である。",
-    closing_recent="最も新しい論文は、{month}の {keys} である。",
+    closing_recent="最も新しい論文には、{month}の {keys} がある。",
     closing_rare="要旨の語から見るかぎり、{aspects} に触れる論文は少ない。",
     closing_absent="{aspects} に触れた要旨はない。",
     aspects=(

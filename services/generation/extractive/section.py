@@ -20,7 +20,7 @@ from services.generation.extractive.terms import Key, Term, Text, cased, shown_w
 from services.generation.tasks import KeyedPaper, SectionTask
 
 _MOST = 0.6  # of a section's papers: from here on it is said of most of them
-_SOME = 0.3
+_SOME = 0.35
 _MAX_SHARED = 2
 _PAPERS_A_PARAGRAPH = 3
 _MAX_PARAGRAPHS = 3
@@ -104,7 +104,8 @@ class _Writer:
             lead = self._lead(start, end) if number else ""
             sentences = [lead] if lead else []
             for place in range(start, end):
-                connecting = "" if place == start and (lead or not place) else self._connecting(place)
+                is_first = place == start
+                connecting = "" if is_first and (lead or not place) else self._connecting(place, opens=is_first)
                 sentences.append(self._sentence(place, connecting))
             paragraphs.append(tuple(sentences))
         return paragraphs
@@ -121,17 +122,22 @@ class _Writer:
         text = f"{connecting}{sentence.lowered}" if connecting and sentence.lowered else sentence.text
         return text[:1].upper() + text[1:]
 
-    def _connecting(self, place: int) -> str:
-        """Return a phrase that ties a paper to the one before, or nothing; never twice in a row."""
+    def _connecting(self, place: int, *, opens: bool) -> str:
+        """Return a phrase that ties a paper to the one before, or nothing; never twice in a row.
+
+        Args:
+            place: of the paper.
+            opens: whether it opens a paragraph, which is for what differs.
+        """
         self._is_tied = not self._is_tied
         if not self._is_tied:
             return ""
         phrases, alike = self._phrases, self._likeness[place - 1]
         common = self._common(place)
-        if common and alike >= self._mean:
+        if common and alike >= self._mean and not opens:
             self._used.update(common)
             return self._next(phrases.on_same_term).format(term=self._shown(common))
-        if alike > self._mean + _CLEARLY * self._deviation:
+        if alike > self._mean + _CLEARLY * self._deviation and not opens:
             return self._next(phrases.in_same_vein)
         if alike < self._mean - _CLEARLY * self._deviation and self._turns[phrases.by_contrast] < _MAX_CONTRASTS:
             return self._next(phrases.by_contrast)

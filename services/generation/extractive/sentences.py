@@ -21,7 +21,7 @@ _ABBREVIATIONS = words_in(
 )
 _MAY_END = words_in("etc a.k.a u.s u.k no max min ed al")
 _INITIAL = re.compile(r"(?:^|[\s(.-])[A-Z]$")
-_NUMBERING = re.compile(r"(?:^|[:;.,]|\band)\s*\(?\d{1,2}$")
+_NUMBERING = re.compile(r"(?:^|[:;.,]\s|\band\s)\(?\d{1,2}$")
 _FUNCTION_STARTS = words_in(
     "We The This In However Our To It These They There Here For Such Despite While Although Experiments And A An"
 )

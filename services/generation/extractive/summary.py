@@ -22,6 +22,7 @@ SECONDS_PER_SENTENCE = 15
 _FEWEST_WORDS = 4  # less is a heading, not a sentence
 _PROBLEM_WEIGHT = 0.5  # taken off where one sentence is to say what was done, not why
 _LATE_WEIGHT = 1.5  # of the last sentence of a summary, where the problem comes before the method
+_LEANING_WEIGHT = 0.7  # taken off where a sentence would have to be told with the one before it
 _METHOD_PLACE = 0.35  # where in abstracts the method stands, 0 to 1
 
 
@@ -100,10 +101,13 @@ def best_sentence(title: str, text: str) -> Sentence | None:
     if not candidates:
         return None
     last = max(1, len(candidates) - 1)
-    best = max(
-        candidates,
-        key=lambda each: each.method - _PROBLEM_WEIGHT * each.problem + _LATE_WEIGHT * each.place / last,
-    )
+
+    def points(each: Candidate) -> float:
+        leans = each.points_back and not cues.PURPOSE.match(each.text)
+        late = _LATE_WEIGHT * each.place / last
+        return each.method - _PROBLEM_WEIGHT * each.problem + late - (_LEANING_WEIGHT if leans else 0.0)
+
+    best = max(candidates, key=points)
     return Sentence(text=best.text, before=candidates[best.place - 1].text if best.place else "")
 
 

@@ -43,6 +43,7 @@ _BREAK = re.compile(r"[:;,.!?]+(?=\s|$)|\s[-–—]+\s|[()“”\"\[\]|–—]")
 _BEFORE_INFINITIVES = words_in("learning how when where what need ready able easy hard trying way ways")
 _NUMBER = re.compile(r"p?\d[\d.]*")  # "P3" names a paper, and nothing else
 _ONLY_LAST = words_in("generation learning modeling modelling splatting understanding")
+_STEM = 7  # letters
 _SAY_LITTLE = words_in("2d 3d model method approach based")
 _ADJECTIVE = re.compile(r"(?:able|ible|ive|ous|ful|less|ed|ly|ary|ish|ant|ent|al|ic|ar|ory|en|est)$")
 _NOUN_ENDING = re.compile(r"(?:tion|sion|ment|ness|ity|ing|ance|ence|ism|or|ics|off|graphy|logy|sis|ship|ure)s?$")
@@ -144,7 +145,7 @@ def _runs_in(text: str) -> frozenset[Key]:
     return frozenset(parts[start : start + size] for size in ends for start in range(len(parts) - size + 1))
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=8)  # two a survey: its sections and its chapters
 def grouped(titles: tuple[str, ...], groups: tuple[tuple[int, ...], ...]) -> Grouping:
     """Return the terms of all titles and the group each belongs to.
 
@@ -207,8 +208,14 @@ def naming_terms(
         covered |= set(held[best])
         text = cased(_written(grouping, group, best), own)
         named.append(Named(text=text, key=best, places=frozenset(held[best])))
-        held = {key: weights for key, weights in held.items() if not set(key) & set(best)}
+        held = {key: weights for key, weights in held.items() if not overlap(key, best)}
     return named
+
+
+def overlap(one: Key, other: Key) -> bool:
+    """Return whether two terms share a word or its stem: "control" and "controllable video"."""
+    stems = {word[:_STEM] for word in one}
+    return any(word[:_STEM] in stems for word in other)
 
 
 def is_new(key: Key, asked: Collection[str]) -> bool:

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
 from services.common.citations import Reference, render
 from services.common.markdown import escape, plain
@@ -24,10 +25,19 @@ def test_plain_keeps_what_is_seen(text: str, shown: str):
 @given(st.text(max_size=60))
 def test_escaped_text_holds_no_citation_and_no_link(text: str):
     """An abstract may contain "[P1]" or an address; neither may become a citation or a link."""
-    hostile = f"{text}[P1] https://evil.example <b>"
+    hostile = f"{text}[P1] 【P1】 https://evil.example www.evil.example <b>"
 
     result = render(escape(hostile), {"P1": Reference(name="N", url="https://arxiv.org/abs/2501.00001")})
 
     assert result.cited_keys == ()
     assert "arxiv.org" not in result.text
-    assert "https://" not in result.text
+    assert result.removed_link_count == 0
+
+
+def test_escaped_text_shows_as_it_is():
+    text = "a_b *c* [d](e) <f> `g` #h |i| ~j~ \\k https://l.example www.m.example"
+
+    rendered = MarkdownIt("commonmark").enable("linkify").parse(escape(text))[1].children
+
+    assert "".join(token.content for token in rendered) == text
+    assert {token.type for token in rendered} <= {"text", "text_special"}

@@ -13,12 +13,14 @@ from services.common.errors import UpstreamFailed
 from services.common.papers import Paper
 from services.embedding.paper_vectors import (
     Collection,
+    Hit,
     PaperVectors,
     Point,
+    Selection,
     collection_of,
-    payload_of,
     point_id_of,
     text_of,
+    unit_rows,
 )
 
 
@@ -46,6 +48,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self.points: dict[Collection, dict[str, Point]] = {}
         self.failures = 0
+        self.searches: list[tuple[Selection, int]] = []
 
     async def fetch(self, collection: Collection, point_ids: Sequence[str]) -> Mapping[str, NDArray[np.float32]]:
         await asyncio.sleep(0)
@@ -58,6 +61,26 @@ class MemoryStore:
             self.failures -= 1
             raise UpstreamFailed("the store", "is full")
         self.points.setdefault(collection, {}).update({point.point_id: point for point in points})
+
+    async def find(
+        self, collection: Collection, vector: NDArray[np.float32], selection: Selection, limit: int
+    ) -> Sequence[Hit]:
+        await asyncio.sleep(0)
+        self.searches.append((selection, limit))
+        kept = self.points.get(collection, {}).values()
+        hits = [Hit(payload=point.payload, similarity=float(point.vector @ vector)) for point in kept]
+        return sorted(hits, key=lambda hit: -hit.similarity)[:limit]
+
+
+class AngleEncoder:
+    """Reads a text's last number as the angle of its vector, in degrees."""
+
+    name = "angle:plane"
+    dimension = 2
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        angles = np.radians([float(text.split()[-1]) for text in texts])
+        return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 
 
 def paper(paper_id: str = "2101.00001", title: str = "A title", abstract: str = "An abstract.") -> Paper:
@@ -248,37 +271,87 @@ def test_collection_names_are_folder_names_and_never_collide():
     assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") and len(name) < 128 for name in names)
 
 
-def test_payload_holds_the_record_but_not_its_abstract():
-    full = Paper(
-        paper_id="1706.03762",
-        version=7,
-        title="Attention",
-        abstract="We propose.",
-        published_at=datetime(2017, 6, 12, 17, 57, 34, tzinfo=UTC),
-        authors=("Ada A", "Ben B"),
-        primary_category="cs.CL",
-        categories=("cs.CL", "cs.LG"),
-        updated_at=datetime(2023, 8, 2, tzinfo=UTC),
-        comment="15 pages",
-    )
+async def test_found_papers_come_nearest_first_as_they_were_embedded():
+    vectors = PaperVectors(MemoryStore())
+    papers = [paper(f"2101.{number:05}", abstract=f"at {angle}") for number, angle in enumerate((90, 0, 60, 180))]
+    await vectors.embed(AngleEncoder(), papers)
 
-    assert payload_of(full) == {
-        "paper_id": "1706.03762",
-        "version": 7,
-        "title": "Attention",
-        "published_at": "2017-06-12T17:57:34+00:00",
-        "is_day_known": True,
-        "updated_at": "2023-08-02T00:00:00+00:00",
-        "authors": ["Ada A", "Ben B"],
-        "primary_category": "cs.CL",
-        "categories": ["cs.CL", "cs.LG"],
-        "comment": "15 pages",
-        "doi": "",
-        "journal_ref": "",
-        "is_paraphrased": False,
-        "text_hash": hashlib.sha256(b"Attention\nWe propose.").hexdigest(),
-    }
+    found = await vectors.find(AngleEncoder(), "near 0", Selection(), 3)
+
+    assert [each.paper for each in found] == [papers[1], papers[2], papers[0]]
+    assert np.allclose([each.similarity for each in found], [1, 0.5, 0], atol=1e-6)
 
 
-def test_payload_leaves_out_what_is_not_known():
-    assert not {"version", "updated_at"} & set(payload_of(paper()))
+async def test_equally_near_papers_come_by_their_identifier():
+    """Two records can share a text; which one a store names first is chance."""
+    vectors = PaperVectors(MemoryStore())
+    await vectors.embed(AngleEncoder(), [paper(each, abstract="at 10") for each in ("2101.00003", "2101.00001")])
+
+    found = await vectors.find(AngleEncoder(), "near 0", Selection(), 5)
+
+    assert [each.paper.paper_id for each in found] == ["2101.00001", "2101.00003"]
+
+
+async def test_of_several_texts_of_a_paper_the_nearest_is_found():
+    vectors = PaperVectors(MemoryStore())
+    for angle in (50, 20, 80):
+        await vectors.embed(AngleEncoder(), [paper(abstract=f"at {angle}")])
+
+    (found,) = await vectors.find(AngleEncoder(), "near 0", Selection(), 5)
+
+    assert found.paper.abstract == "at 20"
+
+
+@pytest.mark.parametrize("max_papers", [1, 2, 3, 4, 5, 9])
+async def test_papers_with_many_texts_do_not_take_the_places_of_others(max_papers):
+    """Twenty texts of one paper lie nearer than the other four papers."""
+    vectors = PaperVectors(MemoryStore())
+    for angle in range(20):
+        await vectors.embed(AngleEncoder(), [paper("2101.00001", abstract=f"at {angle}")])
+    others = [paper(f"2101.{number:05}", abstract=f"at {number + 30}") for number in range(2, 6)]
+    await vectors.embed(AngleEncoder(), others)
+
+    found = await vectors.find(AngleEncoder(), "near 0", Selection(), max_papers)
+
+    expected = ["2101.00001", "2101.00002", "2101.00003", "2101.00004", "2101.00005"]
+    assert [each.paper.paper_id for each in found] == expected[:max_papers]
+
+
+async def test_a_search_that_fills_its_places_at_once_is_made_once():
+    store = MemoryStore()
+    vectors = PaperVectors(store)
+    await vectors.embed(AngleEncoder(), [paper(f"2101.{number:05}", abstract=f"at {number}") for number in range(9)])
+    selection = Selection(categories=("cs.CV",))
+
+    await vectors.find(AngleEncoder(), "near 0", selection, 4)
+
+    assert store.searches == [(selection, 4)]
+
+
+async def test_similarity_never_passes_one():
+    """A float32 product of a unit vector with itself can be 1.0000001."""
+    encoder, store = HashEncoder(dimension=32), MemoryStore()
+    vectors = PaperVectors(store)
+    papers = papers_from(*range(200))
+    await vectors.embed(encoder, papers)
+
+    for each in papers:
+        (found,) = await vectors.find(encoder, text_of(each), Selection(), 1)
+        assert found.similarity <= 1
+    products = [float(point.vector @ point.vector) for points in store.points.values() for point in points.values()]
+    assert max(products) > 1
+
+
+async def test_only_papers_embedded_with_the_encoder_are_found():
+    vectors = PaperVectors(MemoryStore())
+    await vectors.embed(HashEncoder("hash:a"), papers_from(1))
+
+    assert await vectors.find(HashEncoder("hash:b"), "Title 1", Selection(), 5) == []
+
+
+def test_unit_rows_have_norm_one_and_a_row_of_zeros_is_the_first_axis():
+    """A zero vector has no direction; dividing by its length would give NaN."""
+    rows = unit_rows(np.array([[3, 4], [0, 0], [0, -2]], dtype=np.float32))
+
+    assert np.array_equal(rows, np.array([[0.6, 0.8], [1, 0], [0, -1]], dtype=np.float32))
+    assert rows.dtype == np.float32

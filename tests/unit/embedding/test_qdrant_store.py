@@ -1,237 +1,154 @@
+"""What the store on a server promises beyond every store: what is made there, and what happens when it refuses."""
+
 import asyncio
-import gc
-import logging
 import socket
-import sqlite3
-import stat
 import uuid
-from collections.abc import Sequence
-from pathlib import Path
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from pydantic import SecretStr
+from standins.qdrant_server import QdrantStandIn
 
 from services.common.errors import NotReady, UpstreamFailed
-from services.embedding.paper_vectors import Collection, Point
+from services.common.papers import Paper
+from services.embedding.paper_vectors import Collection, Point, Selection
+from services.embedding.payloads import payload_of
 from services.embedding.qdrant_store import QdrantStore
 
 COLLECTION = Collection(name="hash-8d", dimension=8)
+NO_KEY = SecretStr("")
 
 
-def unit_rows(count: int, dimension: int = 8, seed: int = 7) -> NDArray[np.float32]:
-    rows = np.random.default_rng(seed).normal(size=(count, dimension)).astype(np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+def points_of(*numbers: int) -> list[Point]:
+    points = []
+    for number in numbers:
+        paper = Paper(paper_id=f"{number}", title="T", abstract="", published_at=datetime(2021, 1, 1, tzinfo=UTC))
+        point_id = str(uuid.uuid5(uuid.NAMESPACE_OID, str(number)))
+        vector = np.eye(8, dtype=np.float32)[number % 8]
+        points.append(Point(point_id=point_id, vector=vector, payload=payload_of(paper, "hash")))
+    return points
 
 
-def points_of(rows: NDArray[np.float32]) -> list[Point]:
-    return [
-        Point(point_id=str(uuid.uuid5(uuid.NAMESPACE_OID, str(number))), vector=row, payload={"number": number})
-        for number, row in enumerate(rows)
-    ]
+async def kept_ids(store: QdrantStore, *numbers: int) -> list[str]:
+    return sorted(await store.fetch(COLLECTION, [point.point_id for point in points_of(*numbers)]))
 
 
-def ids_of(points: Sequence[Point]) -> list[str]:
-    return [point.point_id for point in points]
+async def test_what_is_filtered_by_is_indexed():
+    """Without an index a server reads every payload of a collection."""
+    async with QdrantStandIn() as qdrant:
+        store = QdrantStore(qdrant.url, NO_KEY)
+        await store.put(COLLECTION, points_of(1))
+        await store.close()
+
+    assert qdrant.indexes == {COLLECTION.name: {"published_at": "datetime", "categories": "keyword"}}
 
 
-async def stored_payloads(folder: Path) -> list[object]:
-    """Return what a plain Qdrant client finds in the folder once the store has let go of it."""
+async def test_an_index_that_is_missing_is_made_later():
+    """A replica that was killed after it made the collection leaves this behind."""
+    async with QdrantStandIn() as qdrant:
+        for numbers in ((1,), (2,)):
+            qdrant.indexes.clear()
+            store = QdrantStore(qdrant.url, NO_KEY)
+            await store.put(COLLECTION, points_of(*numbers))
+            await store.close()
 
-    def read() -> list[object]:
-        from qdrant_client import QdrantClient
-
-        client = QdrantClient(path=str(folder))
-        records, _ = client.scroll(COLLECTION.name, limit=1_000, with_payload=True)
-        client.close()
-        return sorted(record.payload["number"] for record in records if record.payload)
-
-    return await asyncio.to_thread(read)
+    assert sorted(qdrant.indexes[COLLECTION.name]) == ["categories", "published_at"]
 
 
-@pytest.mark.parametrize("where", ["folder", "memory"])
-async def test_vectors_come_back_to_the_bit(where, tmp_path):
-    """What is read later must equal what the first caller was given."""
-    rows = unit_rows(200)
-    points = points_of(rows)
-    store = QdrantStore(tmp_path / "qdrant" if where == "folder" else ":memory:")
+async def test_many_points_are_put_in_calls_a_server_accepts():
+    async with QdrantStandIn() as qdrant:
+        store = QdrantStore(qdrant.url, NO_KEY)
+        await store.put(COLLECTION, points_of(*range(250)))
+        found = await kept_ids(store, *range(250))
+        await store.close()
 
-    await store.put(COLLECTION, points)
-    found = await store.fetch(COLLECTION, ids_of(points))
-    await store.close()
-
-    assert np.array_equal(np.stack([found[each] for each in ids_of(points)]), rows)
+    assert qdrant.upserts == [100, 100, 50]
+    assert len(found) == 250
 
 
-async def test_vectors_outlive_the_store_to_the_bit(tmp_path):
-    rows = unit_rows(50)
-    points = points_of(rows)
-    first = QdrantStore(tmp_path / "qdrant")
-    await first.put(COLLECTION, points)
-    await first.close()
+async def test_replicas_that_start_at_once_share_a_collection():
+    """All find it missing; those that come second to make it are refused, and go on."""
+    async with QdrantStandIn() as qdrant:
+        stores = [QdrantStore(qdrant.url, NO_KEY) for _ in range(8)]
+        await asyncio.gather(*(store.put(COLLECTION, points_of(number)) for number, store in enumerate(stores)))
+        found = await kept_ids(stores[0], *range(8))
+        await asyncio.gather(*(store.close() for store in stores))
 
-    second = QdrantStore(tmp_path / "qdrant")
-    found = await second.fetch(COLLECTION, ids_of(points))
-    await second.close()
-
-    assert np.array_equal(np.stack([found[each] for each in ids_of(points)]), rows)
+    assert len(found) == 8
 
 
-async def test_only_what_is_kept_is_found(tmp_path):
-    points = points_of(unit_rows(3))
-    store = QdrantStore(tmp_path / "qdrant")
+async def test_reading_makes_nothing_on_the_server():
+    async with QdrantStandIn() as qdrant:
+        store = QdrantStore(qdrant.url, NO_KEY)
 
-    before = await store.fetch(COLLECTION, ids_of(points))
-    await store.put(COLLECTION, points[:2])
-    after = await store.fetch(COLLECTION, ids_of(points))
-    elsewhere = await store.fetch(Collection(name="other-8d", dimension=8), ids_of(points))
-    await store.close()
+        assert await kept_ids(store, 1) == []
+        assert await store.find(COLLECTION, points_of(1)[0].vector, Selection(), 5) == []
+        await store.close()
 
-    assert list(before) == []
-    assert sorted(after) == sorted(ids_of(points[:2]))
-    assert list(elsewhere) == []
-
-
-async def test_repeated_puts_keep_one_point_with_its_payload(tmp_path):
-    points = points_of(unit_rows(3))
-    store = QdrantStore(tmp_path / "qdrant")
-
-    await store.put(COLLECTION, points)
-    await asyncio.gather(store.put(COLLECTION, points), store.put(COLLECTION, points[1:]))
-    await store.close()
-
-    assert await stored_payloads(tmp_path / "qdrant") == [0, 1, 2]
-
-
-async def test_first_calls_at_once_open_the_folder_once(tmp_path):
-    """A second opening would find the folder locked by the first."""
-    store = QdrantStore(tmp_path / "qdrant")
-
-    answers = await asyncio.gather(*(store.fetch(COLLECTION, []) for _ in range(8)))
-    await store.close()
-
-    assert answers == [{}] * 8
-
-
-async def test_folder_is_its_owners_alone(tmp_path):
-    """The store's files are pickles: who can write them can run code."""
-    (tmp_path / "qdrant").mkdir(mode=0o755)
-    store = QdrantStore(tmp_path / "qdrant")
-
-    await store.open()
-    await store.close()
-
-    assert stat.S_IMODE((tmp_path / "qdrant").stat().st_mode) == 0o700
-
-
-async def test_a_missing_data_folder_is_made_for_its_owner(tmp_path):
-    store = QdrantStore(tmp_path / "data" / "qdrant")
-
-    await store.open()
-    await store.close()
-
-    assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
-
-
-async def test_a_folder_in_use_is_told_with_what_to_set_until_it_is_free(tmp_path):
-    holder, other = QdrantStore(tmp_path / "qdrant"), QdrantStore(tmp_path / "qdrant")
-    await holder.open()
-
-    for _ in range(2):
-        with pytest.raises(NotReady) as failure:
-            await other.fetch(COLLECTION, [])
-        assert "in use by another process" in failure.value.message
-        for name in ("PAPERROUTE_EMBEDDING__STORE", "PAPERROUTE_DATA_DIR", "--gateway"):
-            assert name in failure.value.message
-    await holder.close()
-
-    assert await other.fetch(COLLECTION, []) == {}
-    await other.close()
-
-
-# The client opens its lock file before it finds it taken, and leaves closing it to the garbage collector.
-@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
-async def test_a_folder_in_use_by_another_qdrant_client_is_told_too(tmp_path):
-    from qdrant_client import QdrantClient
-
-    holder = await asyncio.to_thread(QdrantClient, path=str(tmp_path / "qdrant"))
-    store = QdrantStore(tmp_path / "qdrant")
-
-    with pytest.raises(NotReady, match="in use by another process"):
-        await store.open()
-    gc.collect()  # here, where the warning is expected
-    holder.close()
-    await store.open()
-    await store.close()
-
-
-async def test_memory_takes_the_place_of_a_folder_in_use_where_that_is_wanted(tmp_path, caplog):
-    points = points_of(unit_rows(2))
-    holder = QdrantStore(tmp_path / "qdrant")
-    await holder.open()
-    other = QdrantStore(tmp_path / "qdrant", memory_when_locked=True)
-
-    with caplog.at_level(logging.WARNING):
-        await other.put(COLLECTION, points)
-    found = await other.fetch(COLLECTION, ids_of(points))
-    await other.close()
-    await holder.fetch(COLLECTION, [])
-    await holder.close()
-
-    assert sorted(found) == sorted(ids_of(points))
-    assert "in use by another process" in caplog.text
-    assert await stored_payloads(tmp_path / "qdrant") == []
-
-
-async def test_a_file_in_the_folders_place_is_told(tmp_path):
-    (tmp_path / "data").write_text("not a folder")
-    store = QdrantStore(tmp_path / "data" / "qdrant")
-
-    with pytest.raises(NotReady, match="PAPERROUTE_DATA_DIR"):
-        await store.open()
-    await store.close()
-
-
-async def test_a_damaged_folder_is_told_until_it_is_repaired(tmp_path):
-    """Failing to open must leave nothing locked: the next call tries again."""
-    folder = tmp_path / "qdrant"
-    folder.mkdir()
-    (folder / "meta.json").write_text("{")
-    store = QdrantStore(folder)
-    with pytest.raises(NotReady, match="cannot be opened"):
-        await store.open()
-
-    (folder / "meta.json").unlink()
-
-    assert await store.fetch(COLLECTION, []) == {}
-    await store.close()
+        assert qdrant.indexes == {}
 
 
 async def test_a_server_that_does_not_answer_is_a_failure_that_may_pass():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    store = QdrantStore(f"http://127.0.0.1:{port}")
+    store = QdrantStore(f"http://127.0.0.1:{port}", NO_KEY)
 
-    with pytest.raises(UpstreamFailed, match="the vector store") as failure:
+    with pytest.raises(UpstreamFailed, match=r"the vector store: \S") as failure:
         await store.fetch(COLLECTION, [])
     await store.close()
 
     assert failure.value.retry_after_s > 0
 
 
-async def test_a_failing_disk_is_a_failure_that_may_pass(tmp_path):
-    points = points_of(unit_rows(2))
-    store = QdrantStore(tmp_path / "qdrant")
-    await store.fetch(COLLECTION, [])
-    (file,) = (tmp_path / "qdrant").rglob("storage.sqlite")
-    database = sqlite3.connect(file)
-    database.execute("ALTER TABLE points RENAME TO away")
+async def test_a_server_that_fails_is_used_again_when_it_works():
+    async with QdrantStandIn() as qdrant:
+        store = QdrantStore(qdrant.url, NO_KEY)
+        await store.put(COLLECTION, points_of(1))
+        qdrant.fails_with = 503
 
-    with pytest.raises(UpstreamFailed, match="no such table"):
-        await store.put(COLLECTION, points)
-    database.execute("ALTER TABLE away RENAME TO points")
-    database.close()
-    await store.put(COLLECTION, points)
-    await store.close()
+        for call in (store.put(COLLECTION, points_of(2)), store.fetch(COLLECTION, []), kept_ids(store, 1)):
+            with pytest.raises(UpstreamFailed, match="503"):
+                await call
+        qdrant.fails_with = None
 
-    assert await stored_payloads(tmp_path / "qdrant") == [0, 1]
+        assert len(await kept_ids(store, 1, 2)) == 1
+        await store.close()
+
+
+async def test_a_server_that_comes_back_empty_gets_its_collection_again():
+    async with QdrantStandIn() as qdrant:
+        store = QdrantStore(qdrant.url, NO_KEY)
+        await store.put(COLLECTION, points_of(1))
+        qdrant.forget()
+
+        with pytest.raises(UpstreamFailed, match="404"):
+            await store.put(COLLECTION, points_of(2))
+        await store.put(COLLECTION, points_of(2))
+
+        assert len(await kept_ids(store, 1, 2)) == 1
+        assert sorted(qdrant.indexes[COLLECTION.name]) == ["categories", "published_at"]
+        await store.close()
+
+
+@pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")  # the client is right to say so
+@pytest.mark.parametrize("key", ["", "wrong"])
+async def test_a_refused_key_is_told_with_what_to_set(key):
+    async with QdrantStandIn(key="right") as qdrant:
+        refused, accepted = QdrantStore(qdrant.url, SecretStr(key)), QdrantStore(qdrant.url, SecretStr("right"))
+
+        with pytest.raises(NotReady, match="PAPERROUTE_EMBEDDING__STORE_KEY"):
+            await refused.put(COLLECTION, points_of(1))
+        await accepted.put(COLLECTION, points_of(1))
+        await asyncio.gather(refused.close(), accepted.close())
+
+
+async def test_a_server_below_a_path_is_reached():
+    """Behind a proxy the URL goes on after the port."""
+    async with QdrantStandIn(prefix="/vectors") as qdrant:
+        store = QdrantStore(qdrant.url, NO_KEY)
+        await store.put(COLLECTION, points_of(1))
+
+        assert qdrant.url.endswith("/vectors")
+        assert len(await kept_ids(store, 1)) == 1
+        await store.close()

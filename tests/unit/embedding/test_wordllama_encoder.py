@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from services.common.errors import NotReady
-from services.embedding.wordllama_encoder import TOKENIZER_FILE, WEIGHTS_FILE, WordLlamaEncoder
+from services.embedding.wordllama_encoder import TOKENIZER_FILE, WEIGHTS_FILE, WordLlamaEncoder, encoder_of
 
 TEXTS = [
     "Low-rank adaptation of diffusion models\nWe adapt an image generator with few parameters.",
@@ -28,6 +28,14 @@ def package_folder() -> Path:
     assert found is not None
     assert found.submodule_search_locations
     return Path(found.submodule_search_locations[0])
+
+
+def test_the_one_model_of_the_package_is_known_by_its_name():
+    made = encoder_of("l2_supercat_256")
+
+    assert made is not None
+    assert (made.name, made.dimension) == ("wordllama:l2_supercat_256", 256)
+    assert [encoder_of(name) for name in ("l2_supercat", "l3_supercat_256", "")] == [None, None, None]
 
 
 def test_rows_are_unit_vectors(encoder):
@@ -117,4 +125,4 @@ def test_damaged_weights_are_told(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
 
     with pytest.raises(NotReady, match="reinstall damaged_model"):
-        WordLlamaEncoder("damaged_model").load()
+        WordLlamaEncoder("damaged_model").encode([])

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def outline_of(count: int, chapters: int, most: int) -> Outline:
             OutlineSection(keys=tuple(f"P{place + 1}" for place in range(start, min(start + most, end))))
             for start in range(first, end, most)
         )
-        for first, end in zip(edges, edges[1:], strict=False)
+        for first, end in pairwise(edges)
         if end > first
     )
 

@@ -137,6 +137,14 @@ async def test_a_chapter_whose_papers_were_dropped_still_has_a_head(lora: Any):
         assert "24" in frame.introduction
 
 
+async def test_a_section_whose_papers_were_dropped_is_not_told_of(lora: Any):
+    left = tuple(each for each in lora.papers if each.key not in lora.outline[0][0].keys)
+
+    _, frame = await written(lora.frame(papers=left))
+
+    assert frame.chapters[0].text.startswith("This chapter has four papers in one section, on ")
+
+
 @pytest.mark.parametrize("language", ["en", "ja", "ko"])
 @pytest.mark.parametrize("count", [1, 2, 3])
 async def test_small_surveys_have_whole_frames(

@@ -102,10 +102,8 @@ async def test_japanese_quotations_are_verbatim(
 
 
 @pytest.mark.parametrize("topic", TOPICS)
-async def test_what_ties_two_papers_is_true(
-    library: dict[str, list[Paper]], route_of: Callable[..., Any], topic: str
-):
-    """ "Also on X" stands only between two papers that both mention X."""
+async def test_what_ties_two_papers_is_true(library: dict[str, list[Paper]], route_of: Callable[..., Any], topic: str):
+    """A phrase such as "Also on X" stands only between two papers that both mention X."""
     for seed in range(3):
         for task in route_of(library[topic], chapters=3).sections(sample_seed=seed):
             _, section = await written(task)
@@ -123,7 +121,7 @@ async def test_what_ties_two_papers_is_true(
 async def test_counts_in_the_opening_are_true(
     library: dict[str, list[Paper]], route_of: Callable[..., Any], topic: str
 ):
-    """ "style (4)" means that four papers of the section name it in title or abstract."""
+    """An opening's "style (4)" means that four papers of the section name it in title or abstract."""
     checked = 0
     for task in route_of(library[topic], chapters=3).sections():
         _, section = await written(task)
@@ -183,7 +181,7 @@ async def test_a_sentence_that_leans_comes_with_what_it_leans_on(
 @pytest.mark.parametrize(
     ("name", "sentence", "told"),
     [
-        pytest.param("Attention", "Attention mechanisms are slow.", "Attention mechanisms are slow [P1].", id="common-word"),
+        pytest.param("Attention", "Attention nets are slow.", "Attention nets are slow [P1].", id="common-word"),
         pytest.param("Glance", "Glance uses one step.", "[P1] uses one step.", id="a-name-that-is-a-word"),
         pytest.param("LoRA", "LoRAShop differs.", "LoRAShop differs [P1].", id="name-within-a-word"),
         pytest.param("3D Gaussians", "3D Gaussians have won.", "3D Gaussians have won [P1].", id="a-field"),
@@ -209,7 +207,9 @@ async def test_shared_subjects_open_the_section(route_of: Callable[..., Any], pa
 
     _, section = await written(route.section(1, 1))
 
-    assert section.text.startswith("The three papers of this section, published in January 2025, all speak of style transfer.")
+    assert section.text.startswith(
+        "The three papers of this section, published in January 2025, all speak of style transfer."
+    )
 
 
 @pytest.mark.parametrize("language", ["en", "ja"])
@@ -271,7 +271,7 @@ async def test_other_languages_are_written_in_english(lora: Any):
     ],
 )  # fmt: skip
 async def test_odd_papers_are_cited_too(
-    title: str, abstract: str, summary: str, language: str, route_of: Callable[..., Any], paper: Callable[..., Paper]
+    *, title: str, abstract: str, summary: str, language: str, route_of: Callable[..., Any], paper: Callable[..., Paper]
 ):
     task = route_of([paper(title, abstract), paper()]).section(1, 1, language=language)
     odd = replace(task.papers[0], summary=summary)

@@ -72,7 +72,15 @@ async def test_nothing_of_a_paper_becomes_markup(
 
         assert rendered.unknown_key_count == 0
         assert "P99" not in rendered.cited_keys
-        assert kinds <= {"paragraph_open", "paragraph_close", "inline", "text", "text_special", "link_open", "link_close"}
+        assert kinds <= {
+            "paragraph_open",
+            "paragraph_close",
+            "inline",
+            "text",
+            "text_special",
+            "link_open",
+            "link_close",
+        }
         assert {token.attrs["href"] for token in tokens if token.type == "link_open"} <= {
             each.url for each in references.values()
         }

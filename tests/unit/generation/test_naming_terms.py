@@ -108,9 +108,7 @@ def test_what_several_papers_share_comes_first(route_of: Callable[..., Any], pap
         pytest.param(["X: iOS Malware", "Y: iOS Malware"], "iOS malware", id="small-first"),
     ],
 )
-def test_casing_is_readable(
-    titles: list[str], start: str, route_of: Callable[..., Any], paper: Callable[..., Paper]
-):
+def test_casing_is_readable(titles: list[str], start: str, route_of: Callable[..., Any], paper: Callable[..., Paper]):
     """Names keep their spelling; the capitals of a title are not kept."""
     assert titles_of(route_of([paper(title, "") for title in titles]))[0].startswith(start)
 
@@ -124,6 +122,13 @@ def test_british_and_american_words_are_one(route_of: Callable[..., Any], paper:
 def test_papers_without_common_words_give_their_names(route_of: Callable[..., Any], paper: Callable[..., Paper]):
     """Titles of stop words alone still get a title, and no number."""
     assert titles_of(route_of([paper("Why: the", ""), paper("How and when", "")])) == ["Why and How and when"]
+
+
+@pytest.mark.parametrize("title", ["{}", ": after a colon", "$$", "12 34", "P3", "…"])
+def test_a_title_is_never_empty(title: str, route_of: Callable[..., Any], paper: Callable[..., Paper]):
+    """Whatever a paper is called."""
+    for language in ("en", "ja"):
+        assert titles_of(route_of([paper(title, "")]), language)[0].strip()
 
 
 def test_japanese_titles_frame_the_english_terms(lora: Any):

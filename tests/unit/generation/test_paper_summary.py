@@ -13,7 +13,8 @@ DANGLING = re.compile(
     r"chapter))|It(?! (?:is|was|has|remains)))\b"
 )
 ABSTRACT = (
-    "Widgets are everywhere in modern life. However, making them remains costly and existing methods fail on small ones. "
+    "Widgets are everywhere in modern life. "
+    "However, making them remains costly and existing methods fail on small ones. "
     "To address this, we propose WidgetNet, a network that bends wire in one pass. It consists of two stages. "
     "Extensive experiments show that WidgetNet outperforms baselines by 12%. Code is available at https://x.org/w."
 )
@@ -56,8 +57,8 @@ def test_a_longer_time_gives_more_sentences_in_order():
 def test_a_pronoun_brings_its_noun():
     """A method that starts with "It" comes with the sentence that says what it is."""
     abstract = (
-        "Robots drop cups. RoboHand is a gripper with soft fingers. It is trained on video, uses touch and combines both "
-        "with a planner we propose. Results are good."
+        "Robots drop cups. RoboHand is a gripper with soft fingers. "
+        "It is trained on video, uses touch and combines both with a planner we propose. Results are good."
     )
 
     summary = summary_of("Gripping", abstract)

@@ -12,8 +12,8 @@ from services.generation.extractive.sentences import sentences_of
     ("text", "sentences"),
     [
         pytest.param("One is here. Two is there.", ["One is here.", "Two is there."], id="two"),
-        pytest.param("It beats X, e.g. GPT-4, by 2.5 points. Good.", ["It beats X, e.g. GPT-4, by 2.5 points.", "Good."], id="eg"),
-        pytest.param("As in cf. Fig. 2, Smith et al. 2020 did.", ["As in cf. Fig. 2, Smith et al. 2020 did."], id="refs"),
+        pytest.param("It beats, e.g. GPT-4, by 2.5. Good.", ["It beats, e.g. GPT-4, by 2.5.", "Good."], id="eg"),
+        pytest.param("Cf. Fig. 2, Smith et al. 2020 did.", ["Cf. Fig. 2, Smith et al. 2020 did."], id="refs"),
         pytest.param("Data, code, etc. We show it.", ["Data, code, etc.", "We show it."], id="etc-ends"),
         pytest.param("By J. Smith. A note.", ["By J. Smith.", "A note."], id="initial"),
         pytest.param("It works. xLSTM follows. 3D too.", ["It works.", "xLSTM follows.", "3D too."], id="odd-starts"),
