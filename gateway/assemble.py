@@ -11,7 +11,7 @@ from paperroute.v1 import retrieval_service_pb2 as retrieval_pb
 from paperroute.v1 import survey_pb2 as pb
 
 from gateway.links import reference_of, short_name_of, url_of
-from gateway.phrases import phrases_of
+from gateway.phrases import Phrases, phrases_of
 from services.common.citations import Reference, Rendered, render
 from services.common.markdown import escape
 from services.common.papers import Paper, moment_of, paper_of, timestamp_of
@@ -276,6 +276,16 @@ def _coverage(draft: Draft, papers: Sequence[pb.SurveyPaper], frame_counts: tupl
     return coverage
 
 
+def _answers(report: search_pb2.SearchReport, phrases: Phrases) -> str:
+    """Return the source and day of every answer the papers stand on, each once."""
+    answers: dict[str, None] = {}
+    for term in report.terms:
+        form = phrases.stale_answer if term.is_stale else phrases.answer
+        source = phrases.sources.get(search_pb2.Source.Name(term.source), "")
+        answers[form.format(source=source, day=f"{moment_of(term.answered_at):%Y-%m-%d}")] = None
+    return phrases.answer_gap.join(answers)
+
+
 def _footer(draft: Draft, survey: pb.Survey) -> str:
     if not draft.sections or draft.search is None:
         return ""
@@ -285,11 +295,7 @@ def _footer(draft: Draft, survey: pb.Survey) -> str:
     models = sorted(written | ({draft.frame.model} if draft.frame else set()))
     parts = [
         phrases.written_by.format(models=", ".join(models)),
-        phrases.found_in.format(
-            source=phrases.sources.get(search_pb2.Source.Name(report.source), ""),
-            answered=f"{moment_of(report.answered_at):%Y-%m-%d}",
-            as_of=f"{moment_of(report.as_of):%Y-%m-%d}",
-        ),
+        phrases.found_in.format(answers=_answers(report, phrases), as_of=f"{moment_of(report.as_of):%Y-%m-%d}"),
     ]
     if all(model.startswith("extractive:") for model in models):
         parts.insert(1, phrases.extractive)

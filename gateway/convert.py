@@ -18,6 +18,9 @@ DEFAULT_MAX_PAPERS = 160
 DEFAULT_SECTION_PAPERS = 8
 DEFAULT_SUMMARY_SECONDS = 30
 DEFAULT_PAGE_SIZE = 50
+MAX_CATEGORIES = 50
+DAY_S = 86_400
+_CATEGORY = re.compile(r"[a-z-]{2,20}(\.[A-Za-z-]{2,20})?")
 _SURVEY_ID = re.compile(r"[0-9a-f]{1,64}")
 
 
@@ -56,6 +59,8 @@ def resolved(spec: pb.SurveySpec, now: datetime, timeout_s: int) -> pb.SurveySpe
     full.max_papers = spec.max_papers or DEFAULT_MAX_PAPERS
     full.ordering = spec.ordering or ordering_pb2.ORDERING_METHOD_ROUTE
     full.writer = spec.writer or pb.WRITER_SECTIONS
+    full.match = spec.match or search_pb2.MATCH_MODE_ALL_WORDS
+    full.cap_by = spec.cap_by or search_pb2.CAP_BY_NEWEST
     full.max_section_papers = spec.max_section_papers or DEFAULT_SECTION_PAPERS
     full.summary_seconds = spec.summary_seconds or DEFAULT_SUMMARY_SECONDS
     full.timeout_ms = spec.timeout_ms or timeout_s * 1_000
@@ -72,6 +77,8 @@ def _check_spec(checks: FieldChecks, spec: pb.SurveySpec, now: datetime) -> None
     checks.number("spec.max_papers", spec.max_papers, 2, 500)
     checks.enum("spec.ordering", spec.ordering, ordering_pb2.OrderingMethod)
     checks.enum("spec.writer", spec.writer, pb.Writer)
+    checks.enum("spec.match", spec.match, search_pb2.MatchMode)
+    checks.enum("spec.cap_by", spec.cap_by, search_pb2.CapBy)
     checks.number("spec.max_section_papers", spec.max_section_papers, 1, 50)
     checks.number("spec.summary_seconds", spec.summary_seconds, 5, 120)
     checks.number("spec.timeout_ms", spec.timeout_ms, 1_000, 3_600_000)
@@ -80,8 +87,19 @@ def _check_spec(checks: FieldChecks, spec: pb.SurveySpec, now: datetime) -> None
         checks.require(spec.max_cost_nano_usd >= 0, "spec.max_cost_nano_usd", "0 or more")
     if spec.HasField("as_of"):
         _check_as_of(checks, spec, now)
+    _check_limits(checks, spec)
     for stage in pb.ModelChoice.DESCRIPTOR.fields_by_name:
         checks.model(f"spec.models.{stage}", getattr(spec.models, stage))
+
+
+def _check_limits(checks: FieldChecks, spec: pb.SurveySpec) -> None:
+    checks.count("spec.categories", len(spec.categories), 0, MAX_CATEGORIES)
+    for position, category in enumerate(spec.categories[:MAX_CATEGORIES]):
+        known = _CATEGORY.fullmatch(category) is not None
+        checks.require(known, f"spec.categories[{position}]", f"an arXiv category such as cs.CV, not {category[:20]!r}")
+    if spec.HasField("published_from") and check_moment(checks, "spec.published_from", spec.published_from):
+        in_order = not spec.HasField("as_of") or spec.published_from.seconds <= spec.as_of.seconds + DAY_S
+        checks.require(in_order, "spec.published_from", "not after as_of")
 
 
 def _check_as_of(checks: FieldChecks, spec: pb.SurveySpec, now: datetime) -> None:

@@ -20,6 +20,9 @@ class Phrases:
     extractive: str
     other_language: str
     found_in: str
+    answer: str
+    stale_answer: str
+    answer_gap: str
     paraphrased: str
     sources: Mapping[str, str]
 
@@ -35,9 +38,17 @@ ENGLISH = Phrases(
     written_by="Written by {models}.",
     extractive="This engine uses no language model: it picks the papers' own sentences and joins them.",
     other_language="It has no phrases in the language asked for and wrote in English.",
-    found_in="Papers: {source}, read {answered}, looking back from {as_of}.",
+    found_in="Papers from {answers}, looking back from {as_of}.",
+    answer="{source} as of {day}",
+    stale_answer="{source} as of {day} (nothing younger could be had)",
+    answer_gap="; ",
     paraphrased="The papers are real; abstracts of the sample library are paraphrases written for PaperRoute.",
-    sources={"SOURCE_ARXIV": "arXiv API", "SOURCE_SAMPLE": "the sample library of PaperRoute"},
+    sources={
+        "SOURCE_ARXIV": "arXiv API",
+        "SOURCE_SAMPLE": "the sample library of PaperRoute",
+        "SOURCE_INDEX": "the local arXiv index",
+        "SOURCE_STORE": "papers of earlier surveys",
+    },
 )
 
 JAPANESE = Phrases(
@@ -51,9 +62,17 @@ JAPANESE = Phrases(
     written_by="執筆: {models}。",
     extractive="このエンジンは言語モデルを使わず、論文自身の文を選んでつないでいる。",
     other_language="",
-    found_in="論文の出所: {source}({answered} 取得、{as_of} 以前を対象)。",
+    found_in="論文の出所: {answers}。対象は {as_of} 以前。",
+    answer="{source}（{day} 時点）",
+    stale_answer="{source}（{day} 時点、これより新しいものは得られなかった）",
+    answer_gap="、",
     paraphrased="論文は実在のものだが、サンプルライブラリの要旨は PaperRoute のために書き直した文である。",
-    sources={"SOURCE_ARXIV": "arXiv API", "SOURCE_SAMPLE": "PaperRoute のサンプルライブラリ"},
+    sources={
+        "SOURCE_ARXIV": "arXiv API",
+        "SOURCE_SAMPLE": "PaperRoute のサンプルライブラリ",
+        "SOURCE_INDEX": "手元の arXiv 索引",
+        "SOURCE_STORE": "過去のサーベイの論文",
+    },
 )
 
 _BY_LANGUAGE = {phrases.language: phrases for phrases in (ENGLISH, JAPANESE)}

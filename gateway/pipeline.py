@@ -161,6 +161,11 @@ async def _retrieve(run: Run, stage: StageRun) -> retrieval_pb.SearchResult:
         source=draft.spec.source,
         max_papers=draft.spec.max_papers,
         as_of=draft.spec.as_of,
+        match=draft.spec.match,
+        cap_by=draft.spec.cap_by,
+        categories=draft.spec.categories,
+        published_from=draft.spec.published_from if draft.spec.HasField("published_from") else None,
+        with_withdrawn=draft.spec.with_withdrawn,
     )
     stage.expect(len(draft.search_terms))
     async for message in run.services.retrieval.SearchPapers(request, timeout=run.timeout_s(pb.STAGE_RETRIEVE)):

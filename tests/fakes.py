@@ -88,7 +88,14 @@ class Fakes(
         )
         report = search_pb2.SearchReport(
             source=search_pb2.SOURCE_SAMPLE,
-            terms=[search_pb2.TermReport(search_term="name paper", found_count=len(self.found))],
+            terms=[
+                search_pb2.TermReport(
+                    search_term="name paper",
+                    found_count=len(self.found),
+                    source=search_pb2.SOURCE_SAMPLE,
+                    answered_at=timestamp_of(datetime.now(UTC)),
+                )
+            ],
             filters=[search_pb2.FilterReport(name="all_words", input_count=9, dropped_count=4)],
             answered_at=timestamp_of(datetime.now(UTC)),
             as_of=request.as_of,

@@ -31,7 +31,11 @@ def cli() -> None:
 )
 @click.option("--max-papers", type=int, default=160, show_default=True, help="Most papers to keep, 2 to 500.")
 @click.option(
-    "--source", default="auto", show_default=True, metavar="NAME", help="Where papers come from: auto, arxiv or sample."
+    "--source",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="Where papers come from: auto, arxiv, index, store or sample.",
 )
 @click.option(
     "--ordering",
@@ -40,6 +44,23 @@ def cli() -> None:
     metavar="NAME",
     help="How papers are put in order: route, route-annealing, semantic, newest or chain.",
 )
+@click.option(
+    "--match",
+    default="all-words",
+    show_default=True,
+    metavar="NAME",
+    help="Which papers hold a search term: all-words, article (the published baseline) or none (whatever is found).",
+)
+@click.option(
+    "--cap-by",
+    default="newest",
+    show_default=True,
+    metavar="NAME",
+    help="Which papers stay when more are found than wanted: newest or relevance.",
+)
+@click.option("--category", multiple=True, metavar="NAME", help="Only papers of this arXiv category; may be repeated.")
+@click.option("--published-from", default="", metavar="YYYY-MM-DD", help="Only papers published on this day or later.")
+@click.option("--with-withdrawn", is_flag=True, help="Keep papers that their authors withdrew.")
 @click.option("--as-of", default="", metavar="YYYY-MM-DD", help="Look back from this day.  [default: today, UTC]")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the survey to this file.")
 @click.option(

@@ -30,7 +30,7 @@ CALL_TIMEOUT_S = 20
 WATCH_TRIES = 5
 _REFUSED_ENUM = 2**31 - 1  # no enum will ever hold it: the gateway refuses the field with all others that are broken
 _REFUSED_COUNT = 1
-_REFUSED_MOMENT = Timestamp(seconds=253402300799)  # the end of the year 9999
+_REFUSED_MOMENT = Timestamp(seconds=253402300800)  # the year 10000 is no moment
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +43,11 @@ class SurveyOptions:
     source: str
     ordering: str
     as_of: str
+    match: str
+    cap_by: str
+    category: tuple[str, ...]
+    published_from: str
+    with_withdrawn: bool
     out: Path | None
     map_file: Path | None
     form: str
@@ -145,8 +150,13 @@ def spec_of(options: SurveyOptions) -> tuple[pb.SurveySpec, dict[str, str]]:
     spec.max_papers = options.max_papers if 0 < options.max_papers < _REFUSED_ENUM else _REFUSED_COUNT
     if spec.max_papers != options.max_papers:
         problems["spec.max_papers"] = f"2 to 500, not {options.max_papers:,}"
-    if options.as_of:
-        spec.as_of.CopyFrom(_moment(options.as_of, problems))
+    spec.match = _enum_value("spec.match", options.match, search_pb2.MatchMode, "MATCH_MODE_", problems)
+    spec.cap_by = _enum_value("spec.cap_by", options.cap_by, search_pb2.CapBy, "CAP_BY_", problems)
+    spec.categories.extend(options.category)
+    spec.with_withdrawn = options.with_withdrawn
+    for name in ("as_of", "published_from"):
+        if day := getattr(options, name):
+            getattr(spec, name).CopyFrom(_moment(f"spec.{name}", day, problems))
     return spec, problems
 
 
@@ -159,17 +169,17 @@ def _enum_value(field: str, name: str, kind: Any, prefix: str, problems: dict[st
     return _REFUSED_ENUM
 
 
-def _moment(text: str, problems: dict[str, str]) -> Timestamp:
+def _moment(field: str, text: str, problems: dict[str, str]) -> Timestamp:
     try:
         return timestamp_of(datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC))
     except ValueError:
-        problems["spec.as_of"] = f"a day as YYYY-MM-DD, not {text!r}"
+        problems[field] = f"a day as YYYY-MM-DD, not {text!r}"
         return _REFUSED_MOMENT
 
 
 def _option(field: str) -> str:
-    name = field.removeprefix("spec.")
-    return "QUESTION" if name == "question" else f"--{name.replace('_', '-')}"
+    name = field.removeprefix("spec.").partition("[")[0]
+    return {"question": "QUESTION", "categories": "--category"}.get(name, f"--{name.replace('_', '-')}")
 
 
 def _unusable_files(files: Mapping[str, Path | None]) -> list[str]:
