@@ -44,6 +44,7 @@ class Cluster:
             self._environment[f"PAPERROUTE_{role.upper()}__LISTEN"] = address
             if role != "gateway":
                 self._environment[f"PAPERROUTE_GATEWAY__{role.upper()}"] = address
+        self._environment["PAPERROUTE_RETRIEVAL__EMBEDDING"] = self.addresses["embedding"]
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     async def start(self, roles: Sequence[str] = ROLES) -> None:

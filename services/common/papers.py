@@ -36,6 +36,8 @@ class Paper:
     journal_ref: str = ""
     is_paraphrased: bool = False
     """Whether the abstract is in other words than the authors'."""
+    is_withdrawn: bool = False
+    """Whether the comment or the abstract says that the authors withdrew it."""
 
 
 def paper_of(message: pb.Paper) -> Paper:
@@ -55,6 +57,7 @@ def paper_of(message: pb.Paper) -> Paper:
         doi=message.doi,
         journal_ref=message.journal_ref,
         is_paraphrased=message.abstract_origin == pb.ABSTRACT_ORIGIN_PARAPHRASE,
+        is_withdrawn=message.is_withdrawn,
     )
 
 
@@ -75,6 +78,7 @@ def message_of(paper: Paper) -> pb.Paper:
         doi=paper.doi,
         journal_ref=paper.journal_ref,
         abstract_origin=pb.ABSTRACT_ORIGIN_PARAPHRASE if paper.is_paraphrased else pb.ABSTRACT_ORIGIN_UNSPECIFIED,
+        is_withdrawn=paper.is_withdrawn,
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import platformdirs
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "PAPERROUTE_"
@@ -28,6 +28,8 @@ class SharedSettings(BaseSettings):
 
     data_dir: Path = Path(platformdirs.user_data_dir("paperroute", appauthor=False))
     """Folder of the store files; made when it is missing, readable by its owner only."""
+    database_url: str = Field(default="", repr=False)
+    """PostgreSQL for what replicas share, "postgresql://user:password@host/name"; empty keeps it in files."""
     log_level: str = "warning"
     """debug, info, warning or error."""
     otlp_endpoint: str = ""

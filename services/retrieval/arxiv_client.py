@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from enum import Enum
 from functools import cached_property
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -28,20 +29,42 @@ MAX_ANSWER_BYTES = 20 * 1024 * 1024
 MAX_WAIT_S = 86_400.0
 """Longest wait that is believed, in seconds."""
 CHUNK_BYTES = 64 * 1024
+CONNECT_TIMEOUT_S = 10.0
 
 _ATOM = "{http://www.w3.org/2005/Atom}"
+_ATOM_NAMESPACE = b"http://www.w3.org/2005/Atom"
 _OPENSEARCH = "{http://a9.com/-/spec/opensearch/1.1/}"
 _ERROR_ID = "/api/errors#"
 _VERSIONED_ID = re.compile(rf"({PAPER_ID.pattern})(?:v(\d+))?")
 
 
-class PageUnreadable(Exception):
-    """There is no page to read; says why, and whether the same request may do better later."""
+class Fault(Enum):
+    """What can be wrong with an answer; each fault has one reaction."""
 
-    def __init__(self, problem: str, *, is_passing: bool, retry_after_s: float = 0) -> None:
+    THROTTLED = 'hard throttling: 429, 503, or "Rate exceeded." as a text'
+    NO_FEED = "something else than a feed; how arXiv's front throttles softly"
+    EMPTY = "a page without papers where there are some; how arXiv's back end throttles softly"
+    BROKEN = "an answer that breaks off, or a server in trouble"
+    TIMED_OUT = "no whole answer in time"
+    UNREACHABLE = "nobody to ask"
+    REFUSED = "an answer that says that the query is wrong"
+    TOO_BIG = "an answer that is too big to be one"
+
+
+_THROTTLING = frozenset({Fault.THROTTLED, Fault.NO_FEED, Fault.EMPTY})
+"""Nobody asks for a while."""
+_PASSING = _THROTTLING | {Fault.BROKEN, Fault.TIMED_OUT}
+"""The same request may do better later."""
+
+
+class PageUnreadable(Exception):
+    """There is no page to read; says why."""
+
+    def __init__(self, problem: str, *, fault: Fault, retry_after_s: float = 0) -> None:
         super().__init__(problem)
         self.problem = problem
-        self.is_passing = is_passing
+        self.is_passing = fault in _PASSING
+        self.is_throttling = fault in _THROTTLING
         self.retry_after_s = retry_after_s
 
 
@@ -70,10 +93,11 @@ class ArxivClient:
 
         return requests.Session()
 
-    def page(self, query: str, *, start: int, size: int, timeout_s: float) -> ArxivPage:
-        """Return the records `start` to `start + size - 1` of the answer, newest first, fewer when arXiv sends fewer.
+    def page(self, query: str, *, by_relevance: bool, start: int, size: int, timeout_s: float) -> ArxivPage:
+        """Return the records `start` to `start + size - 1` of the answer, fewer when arXiv sends fewer.
 
-        Exactly one request is sent; it may take `timeout_s` seconds.
+        They come in the order of arXiv's relevance or newest first. Exactly one request is sent; it may take
+        `timeout_s` seconds.
 
         Raises:
             PageUnreadable: arXiv cannot be reached, refuses, or sends something else than a whole page.
@@ -87,7 +111,7 @@ class ArxivClient:
         search = arxiv.Search(
             query=query,
             max_results=start + size,
-            sort_by=arxiv.SortCriterion.SubmittedDate,
+            sort_by=arxiv.SortCriterion.Relevance if by_relevance else arxiv.SortCriterion.SubmittedDate,
             sort_order=arxiv.SortOrder.Descending,
         )
         papers = []
@@ -99,7 +123,10 @@ class ArxivClient:
         except _SecondRequest:
             pass  # a short page: the client asks for the rest at once, but that request has to wait for its turn
         except (arxiv.ArxivError, ValueError) as error:  # ValueError: a date that is none
-            raise PageUnreadable(f"a page that cannot be read ({error})", is_passing=True) from error
+            raise PageUnreadable(f"a page that cannot be read ({error})", fault=Fault.BROKEN) from error
+        if not exchange.entry_count and start < exchange.total_count:
+            problem = f"an empty page where {exchange.total_count:,} papers were announced"
+            raise PageUnreadable(problem, fault=Fault.EMPTY)
         entry_count = min(exchange.entry_count, size)  # the arxiv package reads no more than it asked for
         return ArxivPage(papers=tuple(papers), entry_count=entry_count, total_count=exchange.total_count)
 
@@ -143,17 +170,22 @@ class _Exchange:
         give_up_at = time.monotonic() + self._timeout_s
         try:
             with self._http.get(
-                url, headers={"User-Agent": self._user_agent}, timeout=self._timeout_s, stream=True
+                url,
+                headers={"User-Agent": self._user_agent},
+                timeout=(min(CONNECT_TIMEOUT_S, self._timeout_s), self._timeout_s),
+                stream=True,
             ) as response:
                 body = _limited_body(response, give_up_at)
+        except requests.ConnectTimeout as error:
+            raise PageUnreadable("it cannot be reached in time", fault=Fault.TIMED_OUT) from error
         except requests.Timeout as error:
-            raise PageUnreadable(f"no answer within {self._timeout_s:.0f} s", is_passing=True) from error
+            raise PageUnreadable(f"no answer within {self._timeout_s:.0f} s", fault=Fault.TIMED_OUT) from error
         except requests.ConnectionError as error:
             if _was_never_connected(error):
-                raise PageUnreadable("it cannot be reached", is_passing=False) from error
-            raise PageUnreadable("the connection broke off", is_passing=True) from error
+                raise PageUnreadable("it cannot be reached", fault=Fault.UNREACHABLE) from error
+            raise PageUnreadable("the connection broke off", fault=Fault.BROKEN) from error
         except requests.RequestException as error:
-            raise PageUnreadable(f"the answer broke off ({type(error).__name__})", is_passing=True) from error
+            raise PageUnreadable(f"the answer broke off ({type(error).__name__})", fault=Fault.BROKEN) from error
         _check_status(response.status_code, response.headers.get("Retry-After", ""), body)
         return body
 
@@ -166,7 +198,7 @@ def _limited_body(response: "requests.Response", give_up_at: float) -> bytes:
     for chunk in response.iter_content(CHUNK_BYTES):
         body += chunk
         if len(body) > MAX_ANSWER_BYTES:
-            raise PageUnreadable(f"an answer of more than {MAX_ANSWER_BYTES:,} bytes", is_passing=False)
+            raise PageUnreadable(f"an answer of more than {MAX_ANSWER_BYTES:,} bytes", fault=Fault.TOO_BIG)
         if time.monotonic() > give_up_at:
             raise requests.Timeout
     return bytes(body)
@@ -183,10 +215,10 @@ def _check_status(status: int, retry_after: str, body: bytes) -> None:
     if status == HTTPStatus.OK or _ERROR_ID.encode() in body:
         return
     wait_s = seconds_of(retry_after)
-    if status == HTTPStatus.TOO_MANY_REQUESTS:
-        raise PageUnreadable("it asks for a pause (429)", is_passing=True, retry_after_s=wait_s)
-    is_passing = status >= HTTPStatus.INTERNAL_SERVER_ERROR
-    raise PageUnreadable(f"it answered with status {status}", is_passing=is_passing, retry_after_s=wait_s)
+    if status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}:
+        raise PageUnreadable(f"it asks for a pause ({status})", fault=Fault.THROTTLED, retry_after_s=wait_s)
+    fault = Fault.BROKEN if status >= HTTPStatus.INTERNAL_SERVER_ERROR else Fault.REFUSED
+    raise PageUnreadable(f"it answered with status {status}", fault=fault, retry_after_s=wait_s)
 
 
 def seconds_of(retry_after: str) -> float:
@@ -210,20 +242,22 @@ def _counts_in(body: bytes) -> tuple[int, int]:
     from lxml import etree  # type: ignore[import-untyped]  # has no types
 
     if body.strip().lower().startswith(b"rate exceeded"):
-        raise PageUnreadable("it asks for a pause", is_passing=True)
+        raise PageUnreadable("it asks for a pause", fault=Fault.THROTTLED)
     try:
         feed = etree.fromstring(body, etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=False))
     except etree.XMLSyntaxError as error:
-        raise PageUnreadable("an answer that is no feed or breaks off", is_passing=True) from error
+        if _ATOM_NAMESPACE in body and b"<!DOCTYPE" not in body:
+            raise PageUnreadable("a feed that breaks off", fault=Fault.BROKEN) from error
+        raise PageUnreadable("an answer that is no feed", fault=Fault.NO_FEED) from error
     total = feed.findtext(f"{_OPENSEARCH}totalResults", "").strip()
     has_doctype = bool(feed.getroottree().docinfo.doctype)  # arXiv sends none; it could define entities that explode
     if feed.tag != f"{_ATOM}feed" or has_doctype or not total.isdecimal():
-        raise PageUnreadable("an answer that is no feed", is_passing=True)
+        raise PageUnreadable("an answer that is no feed", fault=Fault.NO_FEED)
     entries = feed.findall(f"{_ATOM}entry")
     for entry in entries:
         if _ERROR_ID in entry.findtext(f"{_ATOM}id", ""):
             reason = _line(entry.findtext(f"{_ATOM}summary", ""))[:200]
-            raise PageUnreadable(f"it refused the query ({reason})", is_passing=False)
+            raise PageUnreadable(f"it refused the query ({reason})", fault=Fault.REFUSED)
     return len(entries), int(total)
 
 

@@ -1,20 +1,26 @@
 """Messages <-> the search, and every rule of the request's fields."""
 
+import difflib
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, time
+from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from paperroute.v1 import retrieval_service_pb2 as pb
 from paperroute.v1 import search_pb2
 
 from services.common.fields import FieldChecks
-from services.common.papers import message_of, moment_of, timestamp_of
+from services.common.papers import check_moment, message_of, moment_of, timestamp_of
+from services.retrieval.categories import CATEGORIES
 from services.retrieval.search import Search, SearchOutcome, TermProgress
+from services.retrieval.sources import CapBy, Limits, Match, SourceName
 from services.retrieval.words import term_words
 
 MAX_TERMS = 10
 MAX_TERM_CHARACTERS = 200
 MIN_PAPERS, MAX_PAPERS, DEFAULT_PAPERS = 2, 500, 160
 MAX_RESULTS_PER_TERM = 2_000
+MAX_CATEGORIES = 50
 
 
 def search_of(request: pb.SearchPapersRequest, *, today: date, max_results_per_term: int) -> Search:
@@ -38,18 +44,25 @@ def search_of(request: pb.SearchPapersRequest, *, today: date, max_results_per_t
     checks.number("max_papers", request.max_papers, MIN_PAPERS, MAX_PAPERS)
     as_of = _day_of(checks, request.as_of, today) if request.HasField("as_of") else today
     checks.number("max_results_per_term", request.max_results_per_term, 1, MAX_RESULTS_PER_TERM)
+    checks.enum("match", request.match, search_pb2.MatchMode)
+    checks.enum("cap_by", request.cap_by, search_pb2.CapBy)
+    _check_categories(checks, request.categories)
+    published_from = _start_of(checks, request, as_of)
     checks.finish()
     return Search(
         search_terms=tuple(request.search_terms),
         as_of=as_of,
         max_papers=request.max_papers or DEFAULT_PAPERS,
         max_results_per_term=request.max_results_per_term or max_results_per_term,
+        source=SourceName[_name_of(search_pb2.Source, request.source or search_pb2.SOURCE_AUTO)],
+        limits=Limits(
+            match=Match[_name_of(search_pb2.MatchMode, request.match or search_pb2.MATCH_MODE_ALL_WORDS)],
+            cap_by=CapBy[_name_of(search_pb2.CapBy, request.cap_by or search_pb2.CAP_BY_NEWEST)],
+            categories=tuple(dict.fromkeys(request.categories)),
+            published_from=published_from,
+        ),
+        with_withdrawn=request.with_withdrawn,
     )
-
-
-def source_of(request: pb.SearchPapersRequest) -> search_pb2.Source.ValueType:
-    """Return the source that answers a request that keeps the rules: for AUTO the only one there is, arXiv."""
-    return search_pb2.SOURCE_SAMPLE if request.source == search_pb2.SOURCE_SAMPLE else search_pb2.SOURCE_ARXIV
 
 
 def progress_of(progress: TermProgress) -> pb.SearchPapersResponse:
@@ -65,12 +78,18 @@ def progress_of(progress: TermProgress) -> pb.SearchPapersResponse:
     )
 
 
-def result_of(outcome: SearchOutcome, search: Search, source: search_pb2.Source.ValueType) -> pb.SearchPapersResponse:
+def result_of(outcome: SearchOutcome, search: Search) -> pb.SearchPapersResponse:
     """Return the last message of a search."""
     report = search_pb2.SearchReport(
         terms=[
             search_pb2.TermReport(
-                search_term=term.search_term, found_count=term.found_count, kept_count=term.kept_count
+                search_term=term.search_term,
+                found_count=term.found_count,
+                kept_count=term.kept_count,
+                source=_message_of(term.source),
+                answered_at=timestamp_of(term.answered_at),
+                is_cached=term.is_cached,
+                is_stale=term.is_stale,
             )
             for term in outcome.terms
         ],
@@ -78,7 +97,7 @@ def result_of(outcome: SearchOutcome, search: Search, source: search_pb2.Source.
             search_pb2.FilterReport(name=each.name, input_count=each.input_count, dropped_count=each.dropped_count)
             for each in outcome.filters
         ],
-        source=source,
+        source=_message_of(outcome.terms[0].source),
         answered_at=timestamp_of(outcome.answered_at),
         as_of=timestamp_of(datetime.combine(search.as_of, time(), UTC)),
     )
@@ -96,3 +115,33 @@ def _day_of(checks: FieldChecks, as_of: Timestamp, today: date) -> date:
         return today
     checks.require(day <= today, "as_of", f"not in the future: {today.isoformat()} or before, not {day.isoformat()}")
     return day
+
+
+def _start_of(checks: FieldChecks, request: pb.SearchPapersRequest, as_of: date) -> datetime | None:
+    """Return the first moment of interest; None when there is none or a rule is broken."""
+    if not request.HasField("published_from") or not check_moment(checks, "published_from", request.published_from):
+        return None
+    first = moment_of(request.published_from)
+    is_kept = first.date() <= as_of
+    checks.require(is_kept, "published_from", f"not after as_of ({as_of.isoformat()}), not {first.date().isoformat()}")
+    return first
+
+
+def _check_categories(checks: FieldChecks, categories: Sequence[str]) -> None:
+    if not checks.count("categories", len(categories), 0, MAX_CATEGORIES):
+        return
+    for position, category in enumerate(categories):
+        if category not in CATEGORIES:
+            close = difflib.get_close_matches(category[:40], CATEGORIES, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            checks.add(f"categories[{position}]", f"an arXiv category such as cs.CV, not {category[:40]!r}{hint}")
+
+
+def _name_of(kind: Any, value: int) -> str:  # Any: protobuf's enum wrappers share no base class
+    """Return the name of a value without what all names of its enum begin with."""
+    prefix = str(kind.keys()[0]).removesuffix("UNSPECIFIED")
+    return str(kind.Name(value)).removeprefix(prefix)
+
+
+def _message_of(name: SourceName) -> search_pb2.Source.ValueType:
+    return search_pb2.Source.Value(f"SOURCE_{name.name}")

@@ -4,11 +4,12 @@ Their order and numbers are those of the published pipeline that PaperRoute star
 first, at most two years old once 40 papers are left.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 
 from services.common.papers import Paper
+from services.retrieval.sources import NO_LIMITS, CapBy, Limits, Match
 from services.retrieval.words import holds_all_words, term_words, tokens
 
 ENOUGH_PAPERS = 40
@@ -41,14 +42,43 @@ class Filtered:
     counts: tuple[FilterCount, ...]
 
 
-def survey_policies(*, search_terms: Sequence[str], as_of: date, max_papers: int) -> tuple[Policy, ...]:
-    """Return the filters of a survey in their order; the names are those of the message FilterReport."""
+def survey_policies(
+    *,
+    search_terms: Sequence[str],
+    as_of: date,
+    max_papers: int,
+    limits: Limits = NO_LIMITS,
+    with_withdrawn: bool = False,
+    ranks: Mapping[str, int] | None = None,
+) -> tuple[Policy, ...]:
+    """Return the filters of a survey in their order; the names are those of the message FilterReport.
+
+    Args:
+        search_terms: at least one.
+        as_of: last day of interest.
+        max_papers: most papers that stay.
+        limits: which further filters there are.
+        with_withdrawn: whether withdrawn papers stay.
+        ranks: place of each paper_id in its source's order, see `best_ranks`; needed to cap by relevance.
+    """
+    word_test, floor = _WORD_TESTS[limits.match], 0 if limits.match is Match.ARTICLE else ENOUGH_PAPERS
+    policies = [Policy(name="duplicates", keep=without_duplicates)]
+    if not with_withdrawn:
+        policies.append(Policy(name="withdrawn", keep=not_withdrawn))
+    if limits.categories:
+        policies.append(Policy(name="categories", keep=lambda papers: in_categories(papers, limits.categories)))
+    if limits.published_from:
+        first = limits.published_from
+        policies.append(Policy(name="published_from", keep=lambda papers: published_since(papers, first)))
     return (
-        Policy(name="duplicates", keep=without_duplicates),
-        Policy(name="all_words", keep=lambda papers: holding_a_term(papers, search_terms)),
+        *policies,
+        Policy(name=limits.match.name.lower(), keep=lambda papers: word_test(papers, search_terms)),
         Policy(name="after_as_of", keep=lambda papers: published_by(papers, as_of)),
-        Policy(name="older_than_two_years", keep=lambda papers: recent(papers, as_of)),
-        Policy(name="max_papers", keep=lambda papers: list(papers[:max_papers])),
+        Policy(name="older_than_two_years", keep=lambda papers: recent(papers, as_of, floor=floor)),
+        Policy(
+            name="max_papers",
+            keep=lambda papers: capped(papers, max_papers, ranks if limits.cap_by is CapBy.RELEVANCE else None),
+        ),
     )
 
 
@@ -78,10 +108,35 @@ def without_duplicates(papers: Sequence[Paper]) -> list[Paper]:
     return newest_first(list(best.values()))
 
 
+def not_withdrawn(papers: Sequence[Paper]) -> list[Paper]:
+    """Return the papers that their authors have not withdrawn."""
+    return [paper for paper in papers if not paper.is_withdrawn]
+
+
+def in_categories(papers: Sequence[Paper], categories: Collection[str]) -> list[Paper]:
+    """Return the papers with at least one of the categories."""
+    return [paper for paper in papers if not set(categories).isdisjoint(paper.categories)]
+
+
+def published_since(papers: Sequence[Paper], first: datetime) -> list[Paper]:
+    """Return the papers published at that moment or later; a month whose day is unknown counts to its last."""
+    month = first.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return [paper for paper in papers if paper.published_at >= (first if paper.is_day_known else month)]
+
+
 def holding_a_term(papers: Sequence[Paper], search_terms: Sequence[str]) -> list[Paper]:
     """Return the papers whose title and abstract hold all words of at least one term."""
     terms = [term_words(term) for term in search_terms]
     return [paper for paper in papers if _holds_any(terms, words_of(paper))]
+
+
+def holding_parts_of_a_term(papers: Sequence[Paper], search_terms: Sequence[str]) -> list[Paper]:
+    """Return the papers in whose title and abstract all words of at least one term occur as parts of the text.
+
+    So "lora" is found in "exploration": the published baseline does not look for the ends of words.
+    """
+    terms = [term.lower().split() for term in search_terms]
+    return [paper for paper in papers if _has_parts(terms, f"{paper.title} {paper.abstract}".lower())]
 
 
 def published_by(papers: Sequence[Paper], as_of: date) -> list[Paper]:
@@ -89,16 +144,34 @@ def published_by(papers: Sequence[Paper], as_of: date) -> list[Paper]:
     return [paper for paper in papers if paper.published_at.date() <= as_of]
 
 
-def recent(papers: Sequence[Paper], as_of: date) -> list[Paper]:
-    """Return the papers of the two years up to `as_of`, or the 40 newest when those are more.
+def recent(papers: Sequence[Paper], as_of: date, *, floor: int = ENOUGH_PAPERS) -> list[Paper]:
+    """Return the papers of the two years up to `as_of`, or the `floor` newest when those are more.
 
-    A paper published on the same day two years before is not too old, nor is one of which only that month is known.
+    Below 40 papers none is too old. A paper published on the same day two years before is not too old, nor is one of
+    which only that month is known.
     """
     if len(papers) < ENOUGH_PAPERS:
         return list(papers)
     oldest = years_before(as_of, MAX_AGE_YEARS)
     young = [paper for paper in papers if _latest_day_is_from(paper, oldest)]
-    return young if len(young) >= ENOUGH_PAPERS else list(papers[:ENOUGH_PAPERS])
+    return young if len(young) >= floor else list(papers[:floor])
+
+
+def capped(papers: Sequence[Paper], max_papers: int, ranks: Mapping[str, int] | None) -> list[Paper]:
+    """Return the first papers, or with `ranks` those of the lowest ranks, in the order they came in."""
+    if ranks is None:
+        return list(papers[:max_papers])
+    best = {paper.paper_id for paper in sorted(papers, key=lambda paper: ranks[paper.paper_id])[:max_papers]}
+    return [paper for paper in papers if paper.paper_id in best]
+
+
+def best_ranks(by_term: Sequence[Sequence[Paper]]) -> Mapping[str, int]:
+    """Return for each paper_id its best place in the answers to the terms, from 0."""
+    ranks: dict[str, int] = {}
+    for papers in by_term:
+        for rank, paper in enumerate(papers):
+            ranks[paper.paper_id] = min(rank, ranks.get(paper.paper_id, rank))
+    return ranks
 
 
 def kept_counts(papers: Sequence[Paper], search_terms: Sequence[str]) -> Mapping[str, int]:
@@ -127,3 +200,14 @@ def _holds_any(terms: Sequence[tuple[str, ...]], words: frozenset[str]) -> bool:
 
 def _latest_day_is_from(paper: Paper, oldest: date) -> bool:
     return paper.published_at.date() >= (oldest if paper.is_day_known else oldest.replace(day=1))
+
+
+def _has_parts(terms: Sequence[Sequence[str]], text: str) -> bool:
+    return any(all(word in text for word in term) for term in terms)
+
+
+_WORD_TESTS: Mapping[Match, Callable[[Sequence[Paper], Sequence[str]], list[Paper]]] = {
+    Match.ALL_WORDS: holding_a_term,
+    Match.ARTICLE: holding_parts_of_a_term,
+    Match.NONE: lambda papers, _: list(papers),
+}

@@ -10,7 +10,7 @@ from typing import Any
 
 from services.common.papers import Paper
 from services.retrieval.filters import newest_first, words_of
-from services.retrieval.sources import Page, Waiting
+from services.retrieval.sources import NO_LIMITS, Limits, Page, Step
 from services.retrieval.words import holds_all_words, term_words
 
 LIBRARY = "sample_library.jsonl"
@@ -20,13 +20,13 @@ class SampleSource:
     """Answers from the sample library, which is read at the first search."""
 
     async def pages(
-        self, search_term: str, *, max_results: int, as_of: date, deadline: float
-    ) -> AsyncGenerator[Page | Waiting]:
+        self, search_term: str, *, max_results: int, as_of: date, deadline: float, limits: Limits = NO_LIMITS
+    ) -> AsyncGenerator[Step]:
         """Yield one page: papers that hold any word of the term, most words first, then newest first.
 
         Papers after `as_of` are among them: the library is the same for every day.
         """
-        del as_of, deadline
+        del as_of, deadline, limits
         papers = (await asyncio.to_thread(self._ranked, search_term))[:max_results]
         yield Page(papers=papers, expected_count=len(papers), answered_at=datetime.now(UTC))
 

@@ -9,18 +9,17 @@ from datetime import UTC, datetime
 import grpc
 from paperroute.v1 import retrieval_service_pb2 as pb
 from paperroute.v1 import retrieval_service_pb2_grpc as pb_grpc
-from paperroute.v1 import search_pb2
 
 from services.common.telemetry import annotate
 from services.retrieval import convert
 from services.retrieval.search import SearchOutcome, search_papers
-from services.retrieval.sources import Source
+from services.retrieval.sources import Source, SourceName
 
 
 class RetrievalService(pb_grpc.RetrievalServiceServicer):
     """Answers from the sources it is given."""
 
-    def __init__(self, sources: Mapping[search_pb2.Source.ValueType, Source], *, max_results_per_term: int) -> None:
+    def __init__(self, sources: Mapping[SourceName, Source], *, max_results_per_term: int) -> None:
         self._sources = sources
         self._max_results_per_term = max_results_per_term
 
@@ -37,14 +36,13 @@ class RetrievalService(pb_grpc.RetrievalServiceServicer):
         search = convert.search_of(
             request, today=datetime.now(UTC).date(), max_results_per_term=self._max_results_per_term
         )
-        source = convert.source_of(request)
         left_s = context.time_remaining()
         deadline = math.inf if left_s is None else time.monotonic() + left_s
-        events = search_papers(search, self._sources[source], deadline=deadline)
+        events = search_papers(search, self._sources[search.source], deadline=deadline)
         async with contextlib.aclosing(events):
             async for event in events:
                 if isinstance(event, SearchOutcome):
                     annotate(paper_count=len(event.papers))
-                    yield convert.result_of(event, search, source)
+                    yield convert.result_of(event, search)
                 else:
                     yield convert.progress_of(event)

@@ -22,7 +22,7 @@ from services.retrieval.settings import RetrievalSettings
 TODAY = datetime.combine(datetime.now(UTC).date(), time(12), UTC)
 LIBRARY_DAY = timestamp_of(datetime(2026, 7, 1, tzinfo=UTC))  # none of the sample library is too old on that day
 TIMEOUT_S = 30
-FILTERS = ["duplicates", "all_words", "after_as_of", "older_than_two_years", "max_papers"]
+FILTERS = ["duplicates", "withdrawn", "all_words", "after_as_of", "older_than_two_years", "max_papers"]
 
 
 def record(number: int, title: str, *, age_days: int, version: int = 1) -> Record:
@@ -48,7 +48,8 @@ RECORDS = [
 
 @asynccontextmanager
 async def retrieval(**settings) -> AsyncIterator[pb_grpc.RetrievalServiceStub]:
-    settings = {"request_spacing_s": 0.001, **settings}
+    nobody = {"embedding": "127.0.0.1:1"}
+    settings = {"request_spacing_s": 0.001, "cooldown_s": 0.01, **nobody, **settings}
     async with serving(mount, RetrievalSettings(**settings)) as channel:
         yield pb_grpc.RetrievalServiceStub(channel)
 
@@ -66,7 +67,7 @@ async def stub(server):
 
 
 async def search(stub, *terms: str, timeout: float | None = TIMEOUT_S, **fields) -> Sequence[pb.SearchPapersResponse]:
-    request = pb.SearchPapersRequest(search_terms=terms, **fields)
+    request = pb.SearchPapersRequest(search_terms=terms, **({"source": search_pb2.SOURCE_ARXIV} | fields))
     return [message async for message in stub.SearchPapers(request, timeout=timeout)]
 
 
@@ -167,6 +168,7 @@ async def test_arxiv_answers_in_pages(stub, server, source):
     assert [each.paper_id for each in found.papers] == [f"2601.{number:05}" for number in range(160)]
     assert [(each.name, each.input_count, each.dropped_count) for each in found.report.filters] == [
         ("duplicates", 400, 200),
+        ("withdrawn", 200, 0),
         ("all_words", 200, 0),
         ("after_as_of", 200, 0),
         ("older_than_two_years", 200, 0),
@@ -279,7 +281,7 @@ async def test_lasting_fault_is_unavailable_after_three_tries(stub, server, faul
     """Three and no more: the channel does not repeat a call whose first message has come."""
     server.script([fault] * 10)
 
-    error = await failure(stub, "LoRA image generation", source=search_pb2.SOURCE_AUTO)
+    error = await failure(stub, "LoRA image generation")
 
     assert_upstream_failed(error)
     assert len(server.requests) == 3

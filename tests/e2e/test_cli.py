@@ -117,7 +117,7 @@ def test_every_broken_option_is_named_in_a_line_of_its_own():
         "--as-of",
     }
     assert len(lines) == 6
-    assert "one of auto, arxiv, sample, not 'moon'" in done.stderr
+    assert "one of auto, arxiv, sample, index, store, not 'moon'" in done.stderr
 
 
 @pytest.mark.parametrize("number", ["1", "0", "-5", "99999999999"])

@@ -37,6 +37,7 @@ class Received:
     id_list: str
     start: int
     max_results: int
+    sort_by: str
     user_agent: str
 
 
@@ -55,8 +56,9 @@ Fault = Callable[[web.Request, Callable[[], _Answer]], Awaitable[web.StreamRespo
 class ArxivStandIn:
     """Serves records at `url` for as long as its context is open."""
 
-    def __init__(self, records: Iterable[Record | Mapping[str, Any]]) -> None:
-        """Take records, or lines of the corpus or of the sample library."""
+    def __init__(self, records: Iterable[Record | Mapping[str, Any]], port: int = 0) -> None:
+        """Take records, or lines of the corpus or of the sample library; port 0 picks a free one."""
+        self._port = port
         self.records = [record if isinstance(record, Record) else Record.of(record) for record in records]
         self.requests: list[Received] = []
         self.url = ""
@@ -71,7 +73,7 @@ class ArxivStandIn:
         app.router.add_get("/api/query", self._answer)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0, handler_cancellation=True)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
         self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}/api/query"
         return self
 
@@ -87,6 +89,7 @@ class ArxivStandIn:
                 id_list=given.get("id_list", ""),
                 start=_number(given.get("start", ""), 0),
                 max_results=_number(given.get("max_results", ""), DEFAULT_RESULTS),
+                sort_by=given.get("sortBy", ""),
                 user_agent=request.headers.get("User-Agent", ""),
             )
         )

@@ -66,6 +66,7 @@ def test_payload_holds_the_whole_record():
         "doi": "",
         "journal_ref": "",
         "is_paraphrased": False,
+        "is_withdrawn": False,
         "text_hash": text_hash,
     }
 

@@ -1,14 +1,15 @@
 """One page over HTTP: what arXiv sends becomes papers, and what is no page becomes a PageUnreadable."""
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
 from standins import arxiv_server as arxiv
 from standins.arxiv_atom import Record
 
-from services.retrieval.arxiv_client import ArxivClient, ArxivPage, PageUnreadable
+from services.retrieval.arxiv_client import ArxivClient, ArxivPage, PageUnreadable, seconds_of
 
 RECORDINGS = Path(__file__).parents[4] / "shared" / "data" / "atom"
 RECORDS = [
@@ -37,7 +38,7 @@ async def page(
     url: str, query: str = "all:paper", *, start: int = 0, size: int = 5, timeout_s: float = 10
 ) -> ArxivPage:
     client = ArxivClient(url, user_agent="PaperRoute/1.2")
-    return await asyncio.to_thread(client.page, query, start=start, size=size, timeout_s=timeout_s)
+    return await asyncio.to_thread(client.page, query, by_relevance=False, start=start, size=size, timeout_s=timeout_s)
 
 
 async def refusal(server, fault, **options) -> PageUnreadable:
@@ -209,3 +210,37 @@ async def test_unreachable_server_is_not_worth_another_try(url):
         await page(url)
 
     assert not failure.value.is_passing
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("", 0), ("12", 12), (" 3 ", 3), ("-5", 0), ("soon", 0), ("9" * 400, 86_400), ("Fri, 99 Foo 2025", 0)],
+)
+def test_seconds_of_retry_after(header, seconds):
+    assert seconds_of(header) == seconds
+
+
+def test_retry_after_may_be_a_date():
+    later, earlier = (datetime.now(UTC) + timedelta(hours=hours) for hours in (1, -1))
+
+    assert 3_500 < seconds_of(format_datetime(later, usegmt=True)) <= 3_600
+    assert seconds_of(format_datetime(earlier, usegmt=True)) == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "is_throttling"),
+    [
+        pytest.param(arxiv.too_many_requests(), True, id="429"),
+        pytest.param(arxiv.unavailable(), True, id="503"),
+        pytest.param(arxiv.rate_exceeded(), True, id="soft 200"),
+        pytest.param(arxiv.empty_page(), True, id="empty page"),
+        pytest.param(arxiv.html_page(), True, id="web page"),
+        pytest.param(arxiv.cut_feed(), False, id="cut feed"),
+        pytest.param(arxiv.connection_reset(), False, id="reset"),
+        pytest.param(arxiv.failing_query("bad id"), False, id="error feed"),
+        pytest.param(arxiv.recorded(b"", status=500), False, id="500"),
+    ],
+)
+async def test_throttling_is_told_from_other_faults(server, fault, is_throttling):
+    """After the one everybody pauses, the other costs only a try."""
+    assert (await refusal(server, fault)).is_throttling == is_throttling

@@ -4,6 +4,7 @@ import pytest
 
 from services.common.papers import Paper
 from services.retrieval import filters
+from services.retrieval.sources import CapBy, Limits, Match
 
 AS_OF = date(2026, 7, 1)
 
@@ -38,6 +39,7 @@ def test_policies_count_what_each_drops():
 
     assert [(each.name, each.input_count, each.dropped_count) for each in result.counts] == [
         ("duplicates", 7, 1),
+        ("withdrawn", 6, 0),
         ("all_words", 6, 1),
         ("after_as_of", 5, 1),
         ("older_than_two_years", 4, 0),
@@ -50,7 +52,7 @@ def test_nothing_found_passes_through():
     result = filters.filtered([], filters.survey_policies(search_terms=["LoRA"], as_of=AS_OF, max_papers=160))
 
     assert result.papers == ()
-    assert [(each.input_count, each.dropped_count) for each in result.counts] == [(0, 0)] * 5
+    assert [(each.input_count, each.dropped_count) for each in result.counts] == [(0, 0)] * 6
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0]])
@@ -151,3 +153,90 @@ def test_month_without_a_day_is_not_too_old():
 )
 def test_two_years_before(day, before):
     assert filters.years_before(day, 2) == before
+
+
+def names_and_drops(found, **asked):
+    asked = {"search_terms": ["LoRA image"], "as_of": AS_OF, "max_papers": 160} | asked
+    result = filters.filtered(found, filters.survey_policies(**asked))
+    return kept_ids(result.papers), {each.name: each.dropped_count for each in result.counts}
+
+
+def test_withdrawn_papers_go_unless_asked_for():
+    found = [paper(1, is_withdrawn=True), paper(2)]
+
+    assert names_and_drops(found)[0] == [2]
+    assert names_and_drops(found)[1]["withdrawn"] == 1
+    kept, drops = names_and_drops(found, with_withdrawn=True)
+    assert kept == [2, 1]
+    assert "withdrawn" not in drops
+
+
+def test_limits_are_filters_with_counts():
+    limits = Limits(categories=("cs.CV", "cs.LG"), published_from=datetime(2026, 6, 15, tzinfo=UTC))
+    found = [
+        paper(1, categories=("cs.CV",)),
+        paper(2, categories=("cs.CL",)),
+        paper(3, categories=("cs.RO", "cs.LG"), day=date(2026, 6, 14)),
+        paper(4, categories=("cs.LG",), day=date(2026, 6, 1), is_day_known=False),
+    ]
+
+    kept, drops = names_and_drops(found, limits=limits)
+
+    assert kept == [1, 4]
+    assert list(drops) == [
+        "duplicates",
+        "withdrawn",
+        "categories",
+        "published_from",
+        "all_words",
+        "after_as_of",
+        "older_than_two_years",
+        "max_papers",
+    ]
+    assert (drops["categories"], drops["published_from"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("match", "kept"),
+    [
+        pytest.param(Match.ALL_WORDS, [4, 2], id="whole words, folded"),
+        pytest.param(Match.ARTICLE, [5, 2, 1], id="parts of the text"),
+        pytest.param(Match.NONE, [5, 4, 3, 2, 1], id="whatever comes"),
+    ],
+)
+def test_match_modes(match, kept):
+    """The published baseline finds "lora" in "exploration" and "image" in "imagery", but misses a broken word."""
+    found = [
+        paper(1, title="Exploration of imagery", abstract=""),
+        paper(2, title="LoRA", abstract="An image."),
+        paper(3, title="Dogs", abstract="Cats"),
+        paper(4, title="Low\u00adRank LoRAs", abstract="picture and im\u00adage"),
+        paper(5, title="Multimodal LoRAX", abstract="imagenet"),
+    ]
+
+    assert names_and_drops(found, limits=Limits(match=match))[0] == kept
+
+
+def test_the_article_has_no_floor():
+    """Of 40 papers with 10 young ones the baseline keeps those 10; ours keeps 40."""
+    found = [
+        *(paper(number, title="LoRA image", day=days_before(number)) for number in range(10)),
+        *(paper(100 + number, title="LoRA image", day=days_before(800 + number)) for number in range(30)),
+    ]
+
+    assert len(names_and_drops(found, limits=Limits(match=Match.ARTICLE))[0]) == 10
+    assert len(names_and_drops(found)[0]) == 40
+    assert len(names_and_drops(found[1:], limits=Limits(match=Match.ARTICLE))[0]) == 39
+
+
+def test_cap_by_relevance_keeps_the_best_of_each_term():
+    """The two best places of any term stay, and are shown newest first like all others."""
+    papers = [paper(number, day=days_before(number)) for number in range(1, 6)]
+    by_term = [[papers[4], papers[0]], [papers[1], papers[2], papers[4]]]
+    found = [each for term in by_term for each in term]
+
+    kept, _ = names_and_drops(
+        found, max_papers=2, limits=Limits(cap_by=CapBy.RELEVANCE), ranks=filters.best_ranks(by_term)
+    )
+
+    assert kept == [2, 5]

@@ -8,6 +8,7 @@ from paperroute.v1 import search_pb2
 from services.common.errors import InvalidRequest
 from services.common.papers import timestamp_of
 from services.retrieval import convert
+from services.retrieval.sources import CapBy, Match, SourceName
 
 TODAY = date(2026, 7, 1)
 
@@ -49,6 +50,19 @@ def test_given_values():
         pytest.param({"as_of": moment(2026, 7, 2)}, ["as_of"], id="tomorrow"),
         pytest.param({"as_of": Timestamp(seconds=10**15)}, ["as_of"], id="no moment"),
         pytest.param({"as_of": Timestamp(nanos=-1)}, ["as_of"], id="no nanoseconds"),
+        pytest.param({"match": 9}, ["match"], id="unknown match"),
+        pytest.param({"cap_by": 9}, ["cap_by"], id="unknown cap"),
+        pytest.param(
+            {"categories": ["cs.CV", "cs", "x" * 500]}, ["categories[1]", "categories[2]"], id="no categories"
+        ),
+        pytest.param({"categories": ["cs.CV"] * 51}, ["categories"], id="too many categories"),
+        pytest.param({"published_from": moment(2026, 7, 2)}, ["published_from"], id="from tomorrow"),
+        pytest.param(
+            {"as_of": moment(2025, 1, 1), "published_from": moment(2025, 1, 2)},
+            ["published_from"],
+            id="from after as_of",
+        ),
+        pytest.param({"published_from": Timestamp(seconds=10**15)}, ["published_from"], id="from no moment"),
         pytest.param({"max_results_per_term": 2_001}, ["max_results_per_term"], id="too many results"),
     ],
 )
@@ -75,13 +89,42 @@ def test_edge_of_the_rules_is_kept(fields):
 
 
 @pytest.mark.parametrize(
-    ("asked", "source"),
+    ("fields", "found"),
     [
-        (search_pb2.SOURCE_UNSPECIFIED, search_pb2.SOURCE_ARXIV),
-        (search_pb2.SOURCE_AUTO, search_pb2.SOURCE_ARXIV),
-        (search_pb2.SOURCE_ARXIV, search_pb2.SOURCE_ARXIV),
-        (search_pb2.SOURCE_SAMPLE, search_pb2.SOURCE_SAMPLE),
+        ({}, (SourceName.AUTO, Match.ALL_WORDS, CapBy.NEWEST)),
+        ({"source": search_pb2.SOURCE_SAMPLE}, (SourceName.SAMPLE, Match.ALL_WORDS, CapBy.NEWEST)),
+        ({"source": search_pb2.SOURCE_STORE}, (SourceName.STORE, Match.ALL_WORDS, CapBy.NEWEST)),
+        (
+            {"match": search_pb2.MATCH_MODE_ARTICLE, "cap_by": search_pb2.CAP_BY_RELEVANCE},
+            (SourceName.AUTO, Match.ARTICLE, CapBy.RELEVANCE),
+        ),
+        ({"match": search_pb2.MATCH_MODE_NONE}, (SourceName.AUTO, Match.NONE, CapBy.NEWEST)),
     ],
 )
-def test_sample_is_chosen_by_name_only(asked, source):
-    assert convert.source_of(pb.SearchPapersRequest(source=asked)) == source
+def test_modes(fields, found):
+    made = search(**fields)
+
+    assert (made.source, made.limits.match, made.limits.cap_by) == found
+
+
+@pytest.mark.parametrize(
+    "kind", [(search_pb2.Source, SourceName), (search_pb2.MatchMode, Match), (search_pb2.CapBy, CapBy)]
+)
+def test_every_value_of_the_contract_has_its_name(kind):
+    messages, names = kind
+
+    prefix = messages.keys()[0].removesuffix("UNSPECIFIED")
+    assert [name.removeprefix(prefix) for name in messages.keys()[1:]] == [each.name for each in names]
+
+
+def test_limits():
+    made = search(categories=["cs.CV", "math-ph", "cs.CV"], published_from=moment(2026, 7, 1, 5), with_withdrawn=True)
+
+    assert made.limits.categories == ("cs.CV", "math-ph")
+    assert made.limits.published_from == datetime(2026, 7, 1, 5, tzinfo=UTC)
+    assert made.with_withdrawn
+
+
+def test_misspelt_category_gets_a_hint():
+    with pytest.raises(InvalidRequest, match=r"did you mean cs.CV\?"):
+        search(categories=["cs.cV"])

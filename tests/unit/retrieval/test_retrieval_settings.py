@@ -40,3 +40,11 @@ def test_address_that_is_none_is_refused(monkeypatch, url):
 
     with pytest.raises(SettingsError, match=f"{PREFIX}ARXIV_URL"):
         load(RetrievalSettings)
+
+
+def test_defaults_of_the_cache_and_the_queue():
+    """A day, twenty seconds, a week: what the documentation promises."""
+    settings = load(RetrievalSettings)
+
+    assert (settings.fresh_s, settings.max_wait_s, settings.max_index_age_days) == (86_400, 20, 7)
+    assert settings.embedding == "127.0.0.1:50052"

@@ -6,7 +6,7 @@ import pytest
 from services.common.errors import UpstreamFailed
 from services.common.papers import Paper
 from services.retrieval.search import Search, SearchOutcome, TermProgress, search_papers
-from services.retrieval.sources import Page, Waiting
+from services.retrieval.sources import Page, SourceName, StartingOver, Waiting
 
 AS_OF = date(2026, 7, 1)
 
@@ -27,8 +27,8 @@ class ScriptedSource:
         self._steps = steps
         self.asked: list[tuple[str, int, date]] = []
 
-    async def pages(self, search_term, *, max_results, as_of, deadline):
-        del deadline
+    async def pages(self, search_term, *, max_results, as_of, deadline, limits):
+        del deadline, limits
         self.asked.append((search_term, max_results, as_of))
         for step in self._steps[search_term]:
             if isinstance(step, Exception):
@@ -37,7 +37,9 @@ class ScriptedSource:
 
 
 async def run(source, *search_terms: str) -> list[TermProgress | SearchOutcome]:
-    search = Search(search_terms=search_terms, as_of=AS_OF, max_papers=160, max_results_per_term=50)
+    search = Search(
+        search_terms=search_terms, as_of=AS_OF, max_papers=160, max_results_per_term=50, source=SourceName.ARXIV
+    )
     return [event async for event in search_papers(search, source, deadline=math.inf)]
 
 
@@ -89,3 +91,34 @@ async def test_failing_term_fails_the_search():
 
     with pytest.raises(UpstreamFailed):
         await run(source, "cats", "dogs")
+
+
+async def test_source_that_starts_over_leaves_nothing_behind():
+    """Papers of a source that failed half-way are not mixed with those of the next; the counts shown do not fall."""
+    source = ScriptedSource(
+        cats=[
+            page([paper(1, "cat"), paper(2, "cat")], expected_count=4),
+            StartingOver(),
+            Page(
+                papers=[paper(3, "cat")],
+                expected_count=1,
+                answered_at=datetime(2026, 6, 1, tzinfo=UTC),
+                source=SourceName.INDEX,
+                is_stale=True,
+            ),
+        ]
+    )
+
+    *progress, outcome = await run(source, "cats")
+
+    assert [(each.found_count, each.expected_count) for each in progress] == [(2, 4)] * 4
+    assert [each.paper_id for each in outcome.papers] == ["2606.00003"]
+    (term,) = outcome.terms
+    assert (term.found_count, term.source, term.is_cached, term.is_stale) == (1, SourceName.INDEX, False, True)
+    assert outcome.answered_at.month == 6
+
+
+async def test_source_that_was_asked_is_named():
+    (term,) = (await run(ScriptedSource(cats=[page([], expected_count=0)]), "cats"))[-1].terms
+
+    assert (term.source, term.is_cached, term.is_stale) == (SourceName.ARXIV, False, False)
