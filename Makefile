@@ -7,7 +7,7 @@ Q ?= What are the recent technical trends around LoRA for image generation?
 # Neither the demo nor a test may ever reach a paid model, whatever the shell that starts them holds.
 CLEAN_ENV := env -u OPENAI_API_KEY -u ANTHROPIC_API_KEY -u GEMINI_API_KEY -u GOOGLE_API_KEY
 
-.PHONY: bench-ordering demo test check generate lock clean
+.PHONY: bench-ordering bench-retrieval demo test check generate lock clean
 
 # Installs again when the lock, the package or a contract changed.
 $(VENV)/.ready: requirements.lock pyproject.toml hatch_build.py $(wildcard protos/paperroute/v1/*.proto)
@@ -32,6 +32,9 @@ check: $(VENV)/.ready
 # Each benchmark prints its table and ends with one line of JSON; it exits 1 when a target is missed.
 bench-ordering: $(VENV)/.ready
 	$(BIN)/python tests/bench/bench_ordering.py
+
+bench-retrieval: $(VENV)/.ready
+	$(CLEAN_ENV) $(BIN)/python tests/bench/bench_retrieval.py
 
 # Writes the gRPC modules again after a change of a contract.
 generate: $(VENV)/.ready

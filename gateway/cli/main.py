@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from gateway.cli.index import index
 from gateway.roles import ROLES
 
 EXIT_BAD_ARGUMENTS = 2
@@ -19,6 +20,9 @@ EXIT_INTERRUPTED = 130
 @click.version_option(installed_version("paperroute"), prog_name="paperroute", message="%(prog)s %(version)s")
 def cli() -> None:
     """Turn a question into a survey of arXiv papers, every claim linked to a real paper."""
+
+
+cli.add_command(index)
 
 
 @cli.command()

@@ -61,6 +61,7 @@ def mount(host: RoleServer, settings: RetrievalSettings, shared: SharedSettings)
     )
 
     async def close() -> None:
+        await sources.index.close()
         await gate.close()
         await store.close()
         await channel.close()
