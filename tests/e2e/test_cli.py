@@ -183,6 +183,7 @@ def test_the_second_survey_reads_its_vectors_from_the_store():
 
     embed = next(stage for stage in survey.stages if stage.stage == pb.STAGE_EMBED)
     assert embed.cached_count == embed.paper_count > 0
+    assert sum(usage.call_count for usage in embed.usage) == 0
 
 
 def test_up_serves_surveys_until_a_signal():
