@@ -31,7 +31,7 @@ check: $(VENV)/.ready
 
 # Each benchmark prints its table and ends with one line of JSON; it exits 1 when a target is missed.
 bench-ordering: $(VENV)/.ready
-	$(BIN)/python tests/bench/bench_ordering.py
+	PYTHONPATH=tests $(BIN)/python tests/bench/bench_ordering.py
 
 # Writes the gRPC modules again after a change of a contract.
 generate: $(VENV)/.ready

@@ -6,6 +6,7 @@ path any of them found, a long search by fast-tsp among them.
 """
 
 import argparse
+import asyncio
 import gzip
 import json
 import random
@@ -21,12 +22,18 @@ from typing import Any
 
 import numpy as np
 from bench_table import Target, finish, print_table
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import NDArray
+from paperroute.v1 import ordering_service_pb2 as pb
+from paperroute.v1 import ordering_service_pb2_grpc as pb_grpc
+from serving import serving
 
 from services.embedding.wordllama_encoder import WordLlamaEncoder
 from services.ordering import cuts, route
 from services.ordering.clusters import clusters
 from services.ordering.distances import distances, similarities, unit_rows
+from services.ordering.server import mount
+from services.ordering.settings import OrderingSettings
 
 CORPUS = Path(__file__).parents[3] / "shared/data/arxiv_corpus.jsonl.gz"
 SIZES = (10, 50, 160, 1_000, 5_000)
@@ -239,6 +246,30 @@ def targets_of(sizes: dict[int, Size], cuts_s: float) -> list[Target]:
     ]
 
 
+async def over_a_channel() -> dict[str, float]:
+    """Return seconds of OrderPapers for 160 x 1024 from a client's view, and of health checks while eight run."""
+    vectors = np.random.default_rng(SEED).normal(size=(160, 1024)).astype("<f4")
+    request = pb.OrderPapersRequest(
+        paper_ids=[f"2501.{number:05d}" for number in range(160)], vectors=vectors.tobytes(), dimension=1024, count=160
+    )
+    async with serving(mount, OrderingSettings()) as channel:
+        order = pb_grpc.OrderingServiceStub(channel).OrderPapers
+        health = health_pb2_grpc.HealthStub(channel).Check
+        await order(request, timeout=30)
+
+        async def timed(call: Callable[..., Any], message: Any) -> float:
+            began = time.perf_counter()
+            await call(message, timeout=30)
+            return time.perf_counter() - began
+
+        alone = [await timed(order, request) for _ in range(15)]
+        eight = [asyncio.create_task(timed(order, request)) for _ in range(8)]
+        checks = []
+        while not all(task.done() for task in eight):
+            checks.append(await timed(health, health_pb2.HealthCheckRequest()))
+    return {"order p50": statistics.median(alone), "health p50": statistics.median(checks), "health worst": max(checks)}
+
+
 def main() -> None:
     records = sample(max(SIZES))
     sizes = {count: size_of(records[:count]) for count in SIZES}
@@ -257,7 +288,15 @@ def main() -> None:
         for count, size in sizes.items()
         for solver, result in size.solved.items()
     }
-    finish(targets_of(sizes, cuts_s), {"solvers": solved, "parts_s": parts, "cuts_s": cuts_s})
+    rpc = asyncio.run(over_a_channel())
+    print()
+    print_table(["160 x 1024 over a channel, ms", *rpc], [["", *(f"{1000 * seconds:.1f}" for seconds in rpc.values())]])
+    targets = [
+        *targets_of(sizes, cuts_s),
+        Target(name="160 x 1024 over a channel: p50, seconds", figure=rpc["order p50"], most=0.250),
+        Target(name="eight at once: slowest health check, seconds", figure=rpc["health worst"], most=0.100),
+    ]
+    finish(targets, {"solvers": solved, "parts_s": parts, "cuts_s": cuts_s, "channel_s": rpc})
 
 
 if __name__ == "__main__":
