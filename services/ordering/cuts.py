@@ -46,7 +46,7 @@ def chapter_range(paper_count: int, limits: Limits) -> tuple[int, int]:
     """Return the fewest and the most chapters that so many papers may be cut into.
 
     A chapter is to hold more than one section can, or two levels would say no more than one; only the fewest chapters
-    may be smaller. The most leaves room for one more chapter of `FEWEST_PAPERS`, against which `_bends` weighs the last.
+    may be smaller. The most leaves room for one more chapter of `FEWEST_PAPERS`: `_bends` weighs the last against it.
     """
     if limits.chapter_count:
         return limits.chapter_count, limits.chapter_count

@@ -14,7 +14,7 @@ CLUSTER_PRICE = 1.0
 """Added to a step of the route that changes clusters, in the unit of the distance. At 1.0 each cluster becomes one
 stretch, for 1.4 to 3.1 % more path."""
 
-SEARCH_S = ((20, 0.05), (40, 0.2), (80, 0.2), (160, 0.1), (1_000, 0.5), (5_000, 5.0), (10_000, 10.0))
+SEARCH_S = ((20, 0.05), (40, 0.2), (80, 0.2), (160, 0.13), (1_000, 0.5), (5_000, 5.0), (10_000, 10.0))
 """Search time by number of papers, in seconds, straight between. Up to 80 papers it is longer than the length needs:
 so equal calls return equal paths, 20 of 20 at 60 papers and 17 to 20 of 20 at 80."""
 
