@@ -186,7 +186,7 @@ def test_newest_first_puts_equals_in_the_order_of_their_identifiers():
     assert route.newest_first([5, -9, 2**40, 5, 0]).tolist() == [2, 0, 3, 4, 1]
 
 
-@pytest.mark.parametrize(("papers", "seconds"), [(160, 0.1), (1_000, 0.5), (5_000, 5.0)])
+@pytest.mark.parametrize(("papers", "seconds"), [(160, 0.13), (1_000, 0.5), (5_000, 5.0)])
 def test_search_time_grows_with_the_papers(papers, seconds):
     assert route.search_seconds(papers) == pytest.approx(seconds)
     assert route.search_seconds(papers + 1) > route.search_seconds(papers)
