@@ -31,7 +31,7 @@ check: $(VENV)/.ready
 
 # Each benchmark prints its table and ends with one line of JSON; it exits 1 when a target is missed.
 bench-ordering: $(VENV)/.ready
-	$(BIN)/python tests/bench/bench_ordering.py
+	PYTHONPATH=tests $(BIN)/python tests/bench/bench_ordering.py
 
 bench-retrieval: $(VENV)/.ready
 	$(CLEAN_ENV) $(BIN)/python tests/bench/bench_retrieval.py

@@ -14,12 +14,12 @@ from typing import TypeVar
 import grpc
 from paperroute.v1 import embedding_service_pb2 as embedding_pb
 from paperroute.v1 import generation_service_pb2 as generation_pb
+from paperroute.v1 import ordering_pb2, usage_pb2
 from paperroute.v1 import ordering_service_pb2 as ordering_pb
 from paperroute.v1 import retrieval_service_pb2 as retrieval_pb
 from paperroute.v1 import summarization_service_pb2 as summarization_pb
 from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import survey_service_pb2 as service_pb
-from paperroute.v1 import usage_pb2
 
 from gateway.assemble import Draft, KeyedPapers, SectionPlace, keyed_papers, route_keys, section_of, survey_of
 from gateway.ports import Ports
@@ -42,6 +42,10 @@ MOST_S: Mapping[int, float] = {
     pb.STAGE_FRAME: 180,
 }
 """Longest one call of a stage may take, in seconds, however much of the survey's time is left."""
+
+
+ORDERED_BY_QUESTION = {ordering_pb2.ORDERING_METHOD_SEMANTIC, ordering_pb2.ORDERING_METHOD_CHAIN}
+"""Orders that begin with the papers nearest to the question."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,7 +202,11 @@ async def _embed(run: Run, stage: StageRun) -> embedding_pb.EmbedPapersResponse:
     stage.expect(1)
     response = await run.services.embedding.EmbedPapers(
         embedding_pb.EmbedPapersRequest(
-            call=run.call(), encoder=draft.spec.models.embed, papers=papers, query=draft.spec.question
+            call=run.call(),
+            encoder=draft.spec.models.embed,
+            papers=papers,
+            # Encoded anew each time, since a question is never kept: only where the order needs it.
+            query=draft.spec.question if draft.spec.ordering in ORDERED_BY_QUESTION else "",
         ),
         timeout=run.timeout_s(pb.STAGE_EMBED),
     )

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 STARTS = 4
-"""Starts of which the tightest is kept; ten instead win below 0.5 % of the spread."""
+"""Starts of which the tightest is kept; ten instead win 0.05 % of the spread in the median, at most 2 %."""
 MAX_ROUNDS = 50
 MAX_SAMPLE = 2_000
 """Most papers the means are found from; the rest go to the nearest mean."""

@@ -45,13 +45,16 @@ Chapters = Sequence[Sequence[range]]
 def chapter_range(paper_count: int, limits: Limits) -> tuple[int, int]:
     """Return the fewest and the most chapters that so many papers may be cut into.
 
-    The most leaves room for one more chapter of `FEWEST_PAPERS`, against which `_bend` weighs the last.
+    A chapter is to hold more than one section can, or two levels would say no more than one; only the fewest chapters
+    may be smaller. The most leaves room for one more chapter of `FEWEST_PAPERS`: `_bends` weighs the last against it.
     """
     if limits.chapter_count:
         return limits.chapter_count, limits.chapter_count
     if paper_count <= ONE_CHAPTER_PAPERS:
         return 1, 1
-    most = min(MOST_CHAPTERS, paper_count // FEWEST_PAPERS - 1, limits.section_count or MOST_CHAPTERS)
+    worth_two_levels = max(FEWEST_CHAPTERS, paper_count // (limits.max_section_papers + 1))
+    room = paper_count // FEWEST_PAPERS - 1
+    most = min(MOST_CHAPTERS, worth_two_levels, room, limits.section_count or MOST_CHAPTERS)
     return min(FEWEST_CHAPTERS, most), most
 
 

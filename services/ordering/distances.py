@@ -14,7 +14,7 @@ from services.ordering.words import word_rows
 
 SAME_PLACE = 4e-6
 """Cosines closer to 1 than this count as 1. float32 leaves up to 8e-7 between equal vectors of up to 4,096
-numbers, a distance of 0.0013 instead of 0; papers that differ are above 0.1."""
+numbers, a distance of 0.0013 instead of 0; the nearest two of 5,000 abstracts are 0.3 apart."""
 
 _NO_DIRECTION = 1e-5
 """Lengths below this are float32 noise of the input."""
@@ -36,7 +36,7 @@ def similarities(units: NDArray[np.float32], texts: Sequence[str] = ()) -> NDArr
 
     Without texts it is the cosine of the vectors. With texts it is the mean of two cosines: that of the vectors less
     their mean, and that of the words. The vectors of a small encoder mostly say what the whole set is about; without
-    that and with the words, sections keep 81 % of the coherence a large encoder gives them, instead of 65 %.
+    that and with the words, sections keep 81 % of what a large encoder gains over random ones, instead of 65 %.
 
     Args:
         units: shape (n, d), n >= 1, rows of length 1.

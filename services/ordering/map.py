@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROUNDS = 24
-"""Rounds of the eigenvector iteration; the map is exact to a thousandth of its width on real papers after 12."""
+"""Rounds of the eigenvector iteration; the map is exact to a thousandth of its width on real abstracts after 12."""
 _DIRECTIONS = 12  # followed beside the two that are wanted, so that these settle quickly
 _FLAT = 1e-5  # share of the first direction's spread below which another is float32 noise
 

@@ -3,7 +3,7 @@
 import enum
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ Anneal = Callable[[NDArray[np.float32], int, Caller], list[int]]
 """From distances (n, n), a seed and who waits to a closed tour."""
 
 MAX_CLUSTERS = 64
-"""Most clusters the route is priced by; above, its own steps keep papers together as well."""
+"""Most clusters the route is priced by; bounds the time to find them where very many chapters are asked for."""
 _DEADLINE_SHARE = 0.7  # of the time left may be used to search; the rest is for cutting and answering
 
 
@@ -118,16 +118,12 @@ def coherence(units: NDArray[np.float32], sections: Sequence[range]) -> float:
 def _sorted(task: Task) -> Task:
     """Return the task with its papers in the order of their identifiers."""
     ranks = sorted(range(len(task.paper_ids)), key=lambda paper: task.paper_ids[paper])
-    return Task(
+    return replace(
+        task,
         paper_ids=[task.paper_ids[paper] for paper in ranks],
         vectors=task.vectors[ranks],
         texts=[task.texts[paper] for paper in ranks] if task.texts else (),
-        method=task.method,
-        question=task.question,
-        starts_at_question=task.starts_at_question,
         published_s=[task.published_s[paper] for paper in ranks] if task.published_s else (),
-        limits=task.limits,
-        seed=task.seed,
     )
 
 
@@ -140,13 +136,20 @@ def _short_path(
 ) -> NDArray[np.intp]:
     nearness = _nearness(task, units)
     if nearness is not None and task.starts_at_question:
-        return route.short_path(alike, labels, start=int(nearness.argmax()), seconds=seconds)
-    return route.facing(route.short_path(alike, labels, start=None, seconds=seconds), nearness)
+        path = route.short_path(alike, labels, start=int(nearness.argmax()), seconds=seconds)
+    else:
+        path = route.facing(alike, route.short_path(alike, labels, start=None, seconds=seconds), nearness)
+    return route.twins_sorted(alike, path)
 
 
 def _other_path(
     task: Task, alike: NDArray[np.float32], units: NDArray[np.float32], anneal: Anneal, caller: Caller
 ) -> NDArray[np.intp]:
+    """Return the path of every method but ROUTE.
+
+    CHAIN begins at the paper nearest to the question, without one at the most peripheral paper. NEWEST begins with the
+    newest whatever the question.
+    """
     nearness = _nearness(task, units)
     if task.method is Method.NEWEST:
         return route.newest_first(task.published_s)

@@ -11,7 +11,14 @@ from services.ordering.settings import OrderingSettings
 
 
 def mount(host: RoleServer, settings: OrderingSettings, shared: SharedSettings) -> None:  # noqa: ARG001 # keeps no files
-    """Add the service to a server."""
+    """Add the service to a server.
+
+    BLAS gets one thread: requests run side by side, and on a busy machine two threads for one small matrix wait for
+    each other longer than one takes alone.
+    """
+    import threadpoolctl
+
+    threadpoolctl.threadpool_limits(1, user_api="blas")
     service = OrderingService(settings, anneal_in_process)
     pb_grpc.add_OrderingServiceServicer_to_server(service, host.server)
     host.mounted("paperroute.v1.OrderingService", service.close)

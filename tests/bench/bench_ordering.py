@@ -6,6 +6,7 @@ path any of them found, a long search by fast-tsp among them.
 """
 
 import argparse
+import asyncio
 import gzip
 import json
 import random
@@ -21,17 +22,24 @@ from typing import Any
 
 import numpy as np
 from bench_table import Target, finish, print_table
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import NDArray
+from paperroute.v1 import ordering_service_pb2 as pb
+from paperroute.v1 import ordering_service_pb2_grpc as pb_grpc
+from serving import serving
 
 from services.embedding.wordllama_encoder import WordLlamaEncoder
 from services.ordering import cuts, route
 from services.ordering.clusters import clusters
 from services.ordering.distances import distances, similarities, unit_rows
+from services.ordering.server import mount
+from services.ordering.settings import OrderingSettings
 
 CORPUS = Path(__file__).parents[3] / "shared/data/arxiv_corpus.jsonl.gz"
 SIZES = (10, 50, 160, 1_000, 5_000)
 LONG_SEARCH_S = {10: 0.5, 50: 2.0, 160: 5.0, 1_000: 20.0, 5_000: 40.0}
 SEED = 7
+TOPICS = ("video generation", "object detection", "retrieval", "segmentation", "reasoning", "3d")
 LIMITS = cuts.Limits(max_section_papers=8)
 Matrix = NDArray[np.float64]
 
@@ -90,23 +98,23 @@ SOLVERS: dict[str, tuple[Callable[..., list[int]], int]] = {
 """Solver and the most papers it is tried with."""
 
 
-def sample(count: int) -> list[dict[str, Any]]:
-    """Return that many records of the corpus, the same in each run."""
+def corpus() -> list[dict[str, Any]]:
+    """Return the records of the corpus in an order of chance that is the same in each run."""
     with gzip.open(CORPUS, "rt", encoding="utf-8") as lines:
         records = [json.loads(line) for line in lines]
-    return random.Random(SEED).sample(records, count)
+    return random.Random(SEED).sample(records, len(records))
 
 
-def prepared(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the arrays of one size and how long the parts of an ordering take, in seconds, median of 5."""
+def prepared(records: list[dict[str, Any]], times: int = 5) -> dict[str, Any]:
+    """Return the arrays of one size and how long the parts of an ordering take, in seconds, median of `times`."""
     texts = [f"{record['title']}\n{record['abstract']}" for record in records]
     units = unit_rows(WordLlamaEncoder().encode(texts))
     similarities(units), clusters(similarities(units, texts), 2, SEED)  # the first calls load libraries
-    matrix_s = median_s(lambda: distances(similarities(units)))
-    with_texts_s = median_s(lambda: similarities(units, texts))
+    matrix_s = median_s(lambda: distances(similarities(units)), times)
+    with_texts_s = median_s(lambda: similarities(units, texts), times)
     alike = similarities(units, texts)
     group_count = cuts.chapter_range(len(units), LIMITS)[1]
-    clusters_s = median_s(lambda: clusters(alike, group_count, SEED))
+    clusters_s = median_s(lambda: clusters(alike, group_count, SEED), times)
     labels = clusters(alike, group_count, SEED)
     return {
         "alike": alike,
@@ -219,13 +227,14 @@ def rows_of(count: int, size: Size) -> list[list[str]]:
     ]
 
 
-def targets_of(sizes: dict[int, Size], cuts_s: float) -> list[Target]:
+def targets_of(sizes: dict[int, Size], cuts_s: float, topics_gap: float) -> list[Target]:
     path = sizes[160].solved[OURS]["path"]
     within, k_means_within = coherence_against_k_means(sizes[160].made, path)
     share = sizes[160].seconds(OURS) / sizes[160].seconds(PUBLISHED)
     parts = {count: size.made["seconds"] for count, size in sizes.items()}
     return [
         Target(name="160 papers: worst gap in %", figure=sizes[160].gap(OURS, "worst_priced"), most=0.05),
+        Target(name="160 papers of one field: worst gap in %", figure=topics_gap, most=0.05),
         Target(name="160 papers: seconds", figure=sizes[160].seconds(OURS), most=0.150),
         Target(name="160 papers: share of the published call's time", figure=share, most=1 / 25),
         Target(name="1,000 papers: worst gap in %", figure=sizes[1_000].gap(OURS, "worst_priced"), most=0.15),
@@ -239,8 +248,49 @@ def targets_of(sizes: dict[int, Size], cuts_s: float) -> list[Target]:
     ]
 
 
+def worst_gap_of_topics(records: list[dict[str, Any]]) -> float:
+    """Return the worst gap in % of three default searches in each of six fields, as questions bring them together.
+
+    Papers of one field lie closer together than a random sample and have more paths of nearly equal length.
+    """
+    gaps = []
+    for topic in TOPICS:
+        chosen = [record for record in records if topic in record["title"].lower()][:160]
+        made = prepared(chosen, times=1)
+        priced = distances(made["alike"]) + route.CLUSTER_PRICE * (made["labels"][:, None] != made["labels"])
+        tries = [ours(made["alike"], made["labels"], priced) for _ in range(3)]
+        best = route.short_path(made["alike"], made["labels"], start=None, seconds=3)
+        lengths = [float(priced[path[:-1], path[1:]].sum()) for path in (*tries, list(best))]
+        gaps.append(100 * (max(lengths) / min(lengths) - 1))
+    return max(gaps)
+
+
+async def over_a_channel() -> dict[str, float]:
+    """Return seconds of OrderPapers for 160 x 1024 from a client's view, and of health checks while eight run."""
+    vectors = np.random.default_rng(SEED).normal(size=(160, 1024)).astype("<f4")
+    request = pb.OrderPapersRequest(
+        paper_ids=[f"2501.{number:05d}" for number in range(160)], vectors=vectors.tobytes(), dimension=1024, count=160
+    )
+    async with serving(mount, OrderingSettings()) as channel:
+        order = pb_grpc.OrderingServiceStub(channel).OrderPapers
+        health = health_pb2_grpc.HealthStub(channel).Check
+        await order(request, timeout=30)
+
+        async def timed(call: Callable[..., Any], message: Any) -> float:
+            began = time.perf_counter()
+            await call(message, timeout=30)
+            return time.perf_counter() - began
+
+        alone = [await timed(order, request) for _ in range(15)]
+        eight = [asyncio.create_task(timed(order, request)) for _ in range(8)]
+        checks = []
+        while not all(task.done() for task in eight):
+            checks.append(await timed(health, health_pb2.HealthCheckRequest()))
+    return {"order p50": statistics.median(alone), "health p50": statistics.median(checks), "health worst": max(checks)}
+
+
 def main() -> None:
-    records = sample(max(SIZES))
+    records = corpus()
     sizes = {count: size_of(records[:count]) for count in SIZES}
     header = ["solver", "papers", "gap %", "worst %", "plain length", "seconds", "peak MB"]
     print_table(header, [row for count, size in sizes.items() for row in rows_of(count, size)])
@@ -257,7 +307,15 @@ def main() -> None:
         for count, size in sizes.items()
         for solver, result in size.solved.items()
     }
-    finish(targets_of(sizes, cuts_s), {"solvers": solved, "parts_s": parts, "cuts_s": cuts_s})
+    rpc = asyncio.run(over_a_channel())
+    print()
+    print_table(["160 x 1024 over a channel, ms", *rpc], [["", *(f"{1000 * seconds:.1f}" for seconds in rpc.values())]])
+    targets = [
+        *targets_of(sizes, cuts_s, worst_gap_of_topics(records)),
+        Target(name="160 x 1024 over a channel: p50, seconds", figure=rpc["order p50"], most=0.250),
+        Target(name="eight at once: slowest health check, seconds", figure=rpc["health worst"], most=0.100),
+    ]
+    finish(targets, {"solvers": solved, "parts_s": parts, "cuts_s": cuts_s, "channel_s": rpc})
 
 
 if __name__ == "__main__":

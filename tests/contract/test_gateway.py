@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 from fakes import Fakes, Gate, fails, papers
+from paperroute.v1 import ordering_pb2
 from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import survey_service_pb2 as service_pb
 from paperroute.v1 import survey_service_pb2_grpc as pb_grpc
@@ -331,6 +332,21 @@ async def test_papers_are_summarized_while_they_are_embedded(tmp_path: Path):
         events = await gateway.events(survey_id)
 
     assert events[-1].finished.state == pb.SURVEY_STATE_DONE
+
+
+@pytest.mark.parametrize(
+    ("ordering", "query"),
+    [
+        pytest.param(ordering_pb2.ORDERING_METHOD_ROUTE, "", id="route"),
+        pytest.param(ordering_pb2.ORDERING_METHOD_SEMANTIC, SPEC.question, id="semantic"),
+    ],
+)
+async def test_the_question_is_encoded_only_where_the_order_needs_it(gateway: Gateway, ordering: int, query: str):
+    """A question is never kept, so each encoding of it is a call of the encoder."""
+    await gateway.finished(pb.SurveySpec(question=SPEC.question, ordering=ordering))
+
+    assert gateway.fakes.requests["EmbedPapers"][0].query == query
+    assert gateway.fakes.requests["OrderPapers"][0].method == ordering
 
 
 async def test_cancel_stops_the_calls_and_keeps_what_was_finished(tmp_path: Path):

@@ -109,6 +109,13 @@ async def test_coherence_is_1_when_no_section_holds_two(ordering):
     assert len(sections_of(response)) == 9
 
 
+async def test_the_duration_covers_the_search(ordering):
+    """A fifth of the 200 ms that 40 papers get; the whole of it is used."""
+    response = await ordering.OrderPapers(request_of(40), timeout=30)
+
+    assert response.duration_ms >= 40
+
+
 async def test_points_stand_in_the_order_of_the_route(ordering):
     """Papers on an arc: their places on the map turn by the same angle at each step."""
     degrees = np.radians(np.random.default_rng(1).permutation(np.arange(0, 60, 5)))

@@ -7,6 +7,7 @@ import signal
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from google.protobuf.json_format import Parse
@@ -86,6 +87,16 @@ def test_a_file_gets_the_survey_and_standard_output_stays_empty(tmp_path: Path):
 
     assert (done.returncode, done.stdout) == (0, "")
     assert out.read_text().startswith("# ")
+
+
+def test_the_route_is_drawn_into_a_file(tmp_path: Path):
+    drawn = tmp_path / "route.svg"
+    done = run("survey", "RAG evaluation", "--source", "sample", "--map", str(drawn))
+
+    root = ElementTree.fromstring(drawn.read_text())
+    marks = root.findall("{http://www.w3.org/2000/svg}a")
+    assert f"{len(marks)} papers kept" in done.stderr
+    assert f"written to {drawn}" in done.stderr
 
 
 def test_a_file_that_cannot_be_written_loses_nothing(tmp_path: Path):
@@ -183,6 +194,7 @@ def test_the_second_survey_reads_its_vectors_from_the_store():
 
     embed = next(stage for stage in survey.stages if stage.stage == pb.STAGE_EMBED)
     assert embed.cached_count == embed.paper_count > 0
+    assert sum(usage.call_count for usage in embed.usage) == 0
 
 
 def test_up_serves_surveys_until_a_signal():
