@@ -76,10 +76,10 @@ cli.add_command(index)
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["md", "json"]),
+    type=click.Choice(["md", "json", "bib"]),
     default="md",
     show_default=True,
-    help="Markdown, or the Survey message as JSON.",
+    help="Markdown, the Survey message as JSON, or BibTeX of its papers.",
 )
 @click.option(
     "--gateway",

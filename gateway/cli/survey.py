@@ -19,6 +19,7 @@ from paperroute.v1 import survey_service_pb2_grpc as pb_grpc
 
 from gateway.cli import report
 from gateway.cli.progress import Progress
+from gateway.export_bibtex import bibtex_of
 from gateway.export_markdown import markdown_of
 from gateway.route_map import svg_of
 from services.common.channel import open_channel
@@ -191,16 +192,19 @@ def _unusable_files(files: Mapping[str, Path | None]) -> list[str]:
 def _print(survey: pb.Survey, options: SurveyOptions, *, interrupted: bool) -> int:
     """Print the survey as far as it was written, and what became of it; return the exit status."""
     has_text = bool(survey.chapters) and any(section.text for each in survey.chapters for section in each.sections)
-    if options.form == "json":
-        document = MessageToJson(survey, ensure_ascii=False, always_print_fields_with_no_presence=True) + "\n"
-    else:
-        document = markdown_of(survey) if has_text else ""
+    document = _document(survey, options.form) if has_text or options.form == "json" else ""
     if document and not (options.out and report.write_file(options.out, document)):
         report.show_document(document, is_markdown=options.form == "md")
     if options.map_file and has_text:
         report.write_file(options.map_file, svg_of(survey))
     report.show_stages(survey)
     return _ending(survey, interrupted=interrupted)
+
+
+def _document(survey: pb.Survey, form: str) -> str:
+    if form == "json":
+        return MessageToJson(survey, ensure_ascii=False, always_print_fields_with_no_presence=True) + "\n"
+    return bibtex_of(survey) if form == "bib" else markdown_of(survey)
 
 
 def _ending(survey: pb.Survey, *, interrupted: bool) -> int:

@@ -41,27 +41,28 @@ def mount(host: RoleServer, settings: RetrievalSettings, shared: SharedSettings)
     arxiv = partial(
         ArxivSource, client, gate, cache, request_timeout_s=settings.request_timeout_s, fresh_s=settings.fresh_s
     )
+    index = IndexSource(settings.index_path or shared.data_dir / FILE_NAME, embedding)
     sources = Sources(
         fresh=KeptAnswers(cache, max_age_s=settings.fresh_s),
         kept=KeptAnswers(cache, max_age_s=float("inf")),
         arxiv=arxiv(),
         impatient_arxiv=arxiv(max_wait_s=settings.max_wait_s),
         store=StoreSource(embedding),
-        index=IndexSource(settings.index_path or shared.data_dir / FILE_NAME, embedding),
+        index=index,
     )
     service = RetrievalService(
         {
             SourceName.AUTO: AutoSource(sources, timedelta(days=settings.max_index_age_days)),
             SourceName.ARXIV: sources.arxiv,
             SourceName.SAMPLE: SampleSource(),
-            SourceName.INDEX: sources.index,
+            SourceName.INDEX: index,
             SourceName.STORE: sources.store,
         },
         max_results_per_term=settings.max_results_per_term,
     )
 
     async def close() -> None:
-        await sources.index.close()
+        await index.close()
         await gate.close()
         await store.close()
         await channel.close()
