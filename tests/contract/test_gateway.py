@@ -10,7 +10,8 @@ from typing import Any
 import grpc
 import pytest
 from fakes import Fakes, Gate, fails, papers
-from paperroute.v1 import ordering_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
+from paperroute.v1 import ordering_pb2, search_pb2
 from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import survey_service_pb2 as service_pb
 from paperroute.v1 import survey_service_pb2_grpc as pb_grpc
@@ -156,8 +157,10 @@ async def test_all_broken_fields_are_named_at_once(gateway: Gateway):
         as_of=timestamp_of(datetime.now(UTC) + timedelta(days=2)),
         models=pb.ModelChoice(write="no colon"),
         timeout_ms=1,
+        categories=["cs.CV", "not a category"],
+        published_from=Timestamp(seconds=2**40),
     )
-    spec.source, spec.ordering, spec.writer = 99, 98, 97
+    spec.source, spec.ordering, spec.writer, spec.match, spec.cap_by = 99, 98, 97, 96, 95
     labels = {f"k{number}": "" for number in range(21)}
 
     with pytest.raises(grpc.aio.AioRpcError) as failure:
@@ -174,6 +177,10 @@ async def test_all_broken_fields_are_named_at_once(gateway: Gateway):
         "spec.source",
         "spec.ordering",
         "spec.writer",
+        "spec.match",
+        "spec.cap_by",
+        "spec.categories[1]",
+        "spec.published_from",
         "labels",
         "request_id",
     }
@@ -347,6 +354,30 @@ async def test_the_question_is_encoded_only_where_the_order_needs_it(gateway: Ga
 
     assert gateway.fakes.requests["EmbedPapers"][0].query == query
     assert gateway.fakes.requests["OrderPapers"][0].method == ordering
+
+
+async def test_limits_of_the_search_reach_retrieval(gateway: Gateway):
+    day = Timestamp(seconds=1_700_000_000)
+    spec = pb.SurveySpec(
+        question=SPEC.question,
+        match=search_pb2.MATCH_MODE_NONE,
+        cap_by=search_pb2.CAP_BY_RELEVANCE,
+        categories=["cs.CV"],
+        published_from=day,
+        with_withdrawn=True,
+    )
+    await gateway.finished(spec)
+
+    asked = gateway.fakes.requests["SearchPapers"][0]
+    assert (asked.match, asked.cap_by) == (search_pb2.MATCH_MODE_NONE, search_pb2.CAP_BY_RELEVANCE)
+    assert (list(asked.categories), asked.published_from, asked.with_withdrawn) == (["cs.CV"], day, True)
+
+
+async def test_the_footer_names_every_answer_and_its_day(gateway: Gateway):
+    survey = await gateway.finished()
+
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
+    assert f"Papers from the sample library of PaperRoute as of {today}, looking back from {today}." in survey.footer
 
 
 async def test_cancel_stops_the_calls_and_keeps_what_was_finished(tmp_path: Path):

@@ -13,6 +13,7 @@ import pytest
 from google.protobuf.json_format import Parse
 from paperroute.v1 import survey_pb2 as pb
 from processes import free_ports, paperroute
+from pybtex.database import parse_string
 
 pytestmark = pytest.mark.timeout(120)
 QUESTIONS = json.loads((Path(__file__).parent / "questions.json").read_text())
@@ -99,6 +100,15 @@ def test_the_route_is_drawn_into_a_file(tmp_path: Path):
     assert f"written to {drawn}" in done.stderr
 
 
+def test_references_come_as_bibtex():
+    done = run("survey", "RAG evaluation", "--source", "sample", "--format", "bib")
+
+    entries = parse_string(done.stdout, "bibtex").entries
+    assert done.returncode == 0, done.stderr
+    assert f"{len(entries)} papers kept" in done.stderr
+    assert all(entry.fields["archiveprefix"] == "arXiv" for entry in entries.values())
+
+
 def test_a_file_that_cannot_be_written_loses_nothing(tmp_path: Path):
     out = tmp_path / "survey.md"
     out.mkdir()
@@ -113,7 +123,8 @@ def test_a_file_that_cannot_be_written_loses_nothing(tmp_path: Path):
 def test_every_broken_option_is_named_in_a_line_of_its_own():
     done = run(
         *("survey", "", "--source", "moon", "--ordering", "alphabetical", "--language", "xx"),
-        *("--max-papers", "501", "--as-of", "2999-01-01"),
+        *("--max-papers", "501", "--as-of", "2999-01-01", "--match", "some", "--cap-by", "size"),
+        *("--category", "cs CV", "--published-from", "yesterday"),
     )
 
     assert done.returncode == 2
@@ -126,8 +137,12 @@ def test_every_broken_option_is_named_in_a_line_of_its_own():
         "--language",
         "--max-papers",
         "--as-of",
+        "--match",
+        "--cap-by",
+        "--category",
+        "--published-from",
     }
-    assert len(lines) == 6
+    assert len(lines) == 10
     assert "one of auto, arxiv, sample, index, store, not 'moon'" in done.stderr
 
 
