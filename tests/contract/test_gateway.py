@@ -356,6 +356,16 @@ async def test_the_question_is_encoded_only_where_the_order_needs_it(gateway: Ga
     assert gateway.fakes.requests["OrderPapers"][0].method == ordering
 
 
+async def test_the_order_is_found_once_and_kept(gateway: Gateway):
+    """Two searches for a route may end in different ones of equal length; a survey read twice must not change."""
+    survey = await gateway.finished()
+    again = await gateway.get(survey.survey_id)
+
+    assert again == survey
+    assert [paper.key for paper in again.papers] == [f"P{number}" for number in range(1, 21)]
+    assert len(gateway.fakes.requests["OrderPapers"]) == 1
+
+
 async def test_limits_of_the_search_reach_retrieval(gateway: Gateway):
     day = Timestamp(seconds=1_700_000_000)
     spec = pb.SurveySpec(
