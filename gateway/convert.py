@@ -8,6 +8,7 @@ from paperroute.v1 import ordering_pb2, search_pb2
 from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import survey_service_pb2 as service_pb
 
+from services.common.categories import check_categories
 from services.common.fields import FieldChecks
 from services.common.languages import LANGUAGES
 from services.common.papers import check_moment, moment_of, timestamp_of
@@ -18,9 +19,7 @@ DEFAULT_MAX_PAPERS = 160
 DEFAULT_SECTION_PAPERS = 8
 DEFAULT_SUMMARY_SECONDS = 30
 DEFAULT_PAGE_SIZE = 50
-MAX_CATEGORIES = 50
 DAY_S = 86_400
-_CATEGORY = re.compile(r"[a-z-]{2,20}(\.[A-Za-z-]{2,20})?")
 _SURVEY_ID = re.compile(r"[0-9a-f]{1,64}")
 
 
@@ -93,10 +92,7 @@ def _check_spec(checks: FieldChecks, spec: pb.SurveySpec, now: datetime) -> None
 
 
 def _check_limits(checks: FieldChecks, spec: pb.SurveySpec) -> None:
-    checks.count("spec.categories", len(spec.categories), 0, MAX_CATEGORIES)
-    for position, category in enumerate(spec.categories[:MAX_CATEGORIES]):
-        known = _CATEGORY.fullmatch(category) is not None
-        checks.require(known, f"spec.categories[{position}]", f"an arXiv category such as cs.CV, not {category[:20]!r}")
+    check_categories(checks, "spec.categories", spec.categories)
     if spec.HasField("published_from") and check_moment(checks, "spec.published_from", spec.published_from):
         in_order = not spec.HasField("as_of") or spec.published_from.seconds <= spec.as_of.seconds + DAY_S
         checks.require(in_order, "spec.published_from", "not after as_of")

@@ -16,12 +16,12 @@ from rich.table import Table
 from gateway.cli.index_embedding import own_embedding
 from gateway.cli.report import complain, tell
 from gateway.links import url_of
+from services.common.categories import CATEGORIES
 from services.common.errors import InvalidRequest, Violation
 from services.common.markdown import plain
 from services.common.papers import Paper
 from services.common.role import configure_logging
 from services.common.settings import SharedSettings, load
-from services.retrieval.categories import CATEGORIES
 from services.retrieval.index_file import IndexFile, IndexLimits
 from services.retrieval.index_schema import FILE_NAME
 from services.retrieval.index_source import IndexAnswer, IndexQuery, IndexSource

@@ -1,7 +1,5 @@
 """Messages <-> the search, and every rule of the request's fields."""
 
-import difflib
-from collections.abc import Sequence
 from datetime import UTC, date, datetime, time
 from typing import Any
 
@@ -9,9 +7,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from paperroute.v1 import retrieval_service_pb2 as pb
 from paperroute.v1 import search_pb2
 
+from services.common.categories import check_categories
 from services.common.fields import FieldChecks
 from services.common.papers import check_moment, message_of, moment_of, timestamp_of
-from services.retrieval.categories import CATEGORIES
 from services.retrieval.search import Search, SearchOutcome, TermProgress
 from services.retrieval.sources import CapBy, Limits, Match, SourceName
 from services.retrieval.words import term_words
@@ -20,7 +18,6 @@ MAX_TERMS = 10
 MAX_TERM_CHARACTERS = 200
 MIN_PAPERS, MAX_PAPERS, DEFAULT_PAPERS = 2, 500, 160
 MAX_RESULTS_PER_TERM = 2_000
-MAX_CATEGORIES = 50
 
 
 def search_of(request: pb.SearchPapersRequest, *, today: date, max_results_per_term: int) -> Search:
@@ -46,7 +43,7 @@ def search_of(request: pb.SearchPapersRequest, *, today: date, max_results_per_t
     checks.number("max_results_per_term", request.max_results_per_term, 1, MAX_RESULTS_PER_TERM)
     checks.enum("match", request.match, search_pb2.MatchMode)
     checks.enum("cap_by", request.cap_by, search_pb2.CapBy)
-    _check_categories(checks, request.categories)
+    check_categories(checks, "categories", request.categories)
     published_from = _start_of(checks, request, as_of)
     checks.finish()
     return Search(
@@ -125,16 +122,6 @@ def _start_of(checks: FieldChecks, request: pb.SearchPapersRequest, as_of: date)
     is_kept = first.date() <= as_of
     checks.require(is_kept, "published_from", f"not after as_of ({as_of.isoformat()}), not {first.date().isoformat()}")
     return first
-
-
-def _check_categories(checks: FieldChecks, categories: Sequence[str]) -> None:
-    if not checks.count("categories", len(categories), 0, MAX_CATEGORIES):
-        return
-    for position, category in enumerate(categories):
-        if category not in CATEGORIES:
-            close = difflib.get_close_matches(category[:40], CATEGORIES, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            checks.add(f"categories[{position}]", f"an arXiv category such as cs.CV, not {category[:40]!r}{hint}")
 
 
 def _name_of(kind: Any, value: int) -> str:  # Any: protobuf's enum wrappers share no base class

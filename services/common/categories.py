@@ -1,4 +1,11 @@
-"""The categories of arXiv. Source: arXiv's category taxonomy."""
+"""The categories of arXiv, and the rule of the request fields that name some. Source: arXiv's category taxonomy."""
+
+import difflib
+from collections.abc import Sequence
+
+from services.common.fields import FieldChecks
+
+MAX_CATEGORIES = 50
 
 _IN_ARCHIVES = {
     "astro-ph": "CO EP GA HE IM SR",
@@ -29,3 +36,14 @@ CATEGORIES = frozenset(
         *_FORMER.split(),
     ]
 )
+
+
+def check_categories(checks: FieldChecks, field: str, categories: Sequence[str]) -> None:
+    """Record too many categories, or each that arXiv does not have, with the one that may be meant."""
+    if not checks.count(field, len(categories), 0, MAX_CATEGORIES):
+        return
+    for position, category in enumerate(categories):
+        if category not in CATEGORIES:
+            close = difflib.get_close_matches(category[:40], CATEGORIES, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            checks.add(f"{field}[{position}]", f"an arXiv category such as cs.CV, not {category[:40]!r}{hint}")
