@@ -34,7 +34,7 @@ bench-ordering: $(VENV)/.ready
 	PYTHONPATH=tests $(BIN)/python tests/bench/bench_ordering.py
 
 bench-retrieval: $(VENV)/.ready
-	$(CLEAN_ENV) $(BIN)/python tests/bench/bench_retrieval.py
+	$(CLEAN_ENV) PYTHONPATH=tests $(BIN)/python tests/bench/bench_retrieval.py
 
 # Writes the gRPC modules again after a change of a contract.
 generate: $(VENV)/.ready

@@ -105,26 +105,32 @@ def survey_of(draft: Draft) -> pb.Survey:
         search=draft.search.report if draft.search else None,
         failure=draft.failure,
         stages=[draft.reports[stage] for stage in sorted(draft.reports)],
-        usage=total_usage(usage for report in draft.reports.values() for usage in report.usage),
+        usage=usage_of(draft),
     )
     survey.spec.language = draft.language or draft.spec.language
-    survey.chapters.extend(_chapters(draft, keyed, places))
+    rendered = {place: _rendered_section(draft, keyed, place, keys) for place, keys in places.items()}
+    survey.chapters.extend(_chapters(draft, keyed, places, rendered))
     frame_counts = _write_frame(survey, draft, keyed)
     survey.papers.extend(_papers(draft, keyed, survey.chapters))
     if draft.order:
         survey.route.CopyFrom(_route(draft.order, draft.encoder))
-    survey.coverage.CopyFrom(_coverage(draft, survey.papers, frame_counts))
+    survey.coverage.CopyFrom(_coverage(draft, survey.papers, rendered, frame_counts))
     survey.footer = _footer(draft, survey)
     return survey
 
 
 def section_of(draft: Draft, keyed: KeyedPapers, place: SectionPlace, keys: Sequence[str]) -> pb.Section:
     """Return one section as it stands in the survey, papers its text passes over listed at its end."""
+    return _section(draft, keyed, place, keys, _rendered_section(draft, keyed, place, keys))
+
+
+def _section(
+    draft: Draft, keyed: KeyedPapers, place: SectionPlace, keys: Sequence[str], rendered: Rendered
+) -> pb.Section:
     section = pb.Section(number=place[1], keys=keys, missing_reason=draft.missing_sections.get(place, ""))
     written = draft.sections.get(place)
     if written is None and not section.missing_reason:
         return section  # not written yet: nothing is cited and nothing listed
-    rendered = _rendered_section(draft, keyed, place, keys)
     section.title = written.title if written else ""
     section.model = written.model if written else ""
     section.cited_keys.extend(key for key in keys if key in rendered.cited_keys)
@@ -147,6 +153,11 @@ def total_usage(usages: Iterable[usage_pb2.ModelUsage]) -> list[usage_pb2.ModelU
     return [totals[model] for model in sorted(totals)]
 
 
+def usage_of(draft: Draft) -> list[usage_pb2.ModelUsage]:
+    """Return what all stages took, one row for each model."""
+    return total_usage(usage for report in draft.reports.values() for usage in report.usage)
+
+
 def _add(total: usage_pb2.ModelUsage, usage: usage_pb2.ModelUsage) -> None:
     for name in ("call_count", "input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens"):
         setattr(total, name, getattr(total, name) + getattr(usage, name))
@@ -159,11 +170,16 @@ def _add(total: usage_pb2.ModelUsage, usage: usage_pb2.ModelUsage) -> None:
     total.source = max(total.source, usage.source)  # one estimate makes the sum an estimate
 
 
-def _chapters(draft: Draft, keyed: KeyedPapers, places: Mapping[SectionPlace, Sequence[str]]) -> list[pb.Chapter]:
+def _chapters(
+    draft: Draft,
+    keyed: KeyedPapers,
+    places: Mapping[SectionPlace, Sequence[str]],
+    rendered: Mapping[SectionPlace, Rendered],
+) -> list[pb.Chapter]:
     chapters: dict[int, pb.Chapter] = {}
     for place, keys in places.items():
         chapter = chapters.setdefault(place[0], pb.Chapter(number=place[0]))
-        chapter.sections.append(section_of(draft, keyed, place, keys))
+        chapter.sections.append(_section(draft, keyed, place, keys, rendered[place]))
     return list(chapters.values())
 
 
@@ -254,7 +270,12 @@ def _route(order: ordering_pb.OrderPapersResponse, encoder: str) -> pb.RouteRepo
     )
 
 
-def _coverage(draft: Draft, papers: Sequence[pb.SurveyPaper], frame_counts: tuple[int, int]) -> pb.Coverage:
+def _coverage(
+    draft: Draft,
+    papers: Sequence[pb.SurveyPaper],
+    rendered: Mapping[SectionPlace, Rendered],
+    frame_counts: tuple[int, int],
+) -> pb.Coverage:
     mentions = [paper.mention for paper in papers]
     cited = mentions.count(pb.PAPER_MENTION_CITED)
     coverage = pb.Coverage(
@@ -266,13 +287,11 @@ def _coverage(draft: Draft, papers: Sequence[pb.SurveyPaper], frame_counts: tupl
         unknown_key_count=frame_counts[0],
         removed_link_count=frame_counts[1],
     )
-    keyed = keyed_papers(draft)
-    for place, keys in kept_keys(draft, keyed).items():
+    for place, shown in rendered.items():
         written = draft.sections.get(place)
         if written:
-            rendered = _rendered_section(draft, keyed, place, keys)
-            coverage.unknown_key_count += written.unknown_key_count + rendered.unknown_key_count
-            coverage.removed_link_count += written.removed_link_count + rendered.removed_link_count
+            coverage.unknown_key_count += written.unknown_key_count + shown.unknown_key_count
+            coverage.removed_link_count += written.removed_link_count + shown.removed_link_count
     return coverage
 
 

@@ -13,7 +13,7 @@ from paperroute.v1 import survey_service_pb2 as service_pb
 from paperroute.v1 import survey_service_pb2_grpc as pb_grpc
 
 from gateway import convert
-from gateway.assemble import survey_of
+from gateway.assemble import survey_of, usage_of
 from gateway.pipeline import Limits, Run, run_pipeline
 from gateway.ports import MemoryPorts
 from gateway.services import Services, failure_of
@@ -99,7 +99,7 @@ class SurveyService(pb_grpc.SurveyServiceServicer):
             with telemetry.span("survey.run", attributes=attributes) as span:
                 await run_pipeline(run)
                 span.set_attribute(telemetry.PAPER_COUNT, len(draft.search.papers) if draft.search else 0)
-                telemetry.set_usage(span, survey_of(draft).usage)
+                telemetry.set_usage(span, usage_of(draft))
         except StageFailed as failed:
             draft.state, draft.failure = pb.SURVEY_STATE_FAILED, self._failure_of(failed)
         except asyncio.CancelledError:

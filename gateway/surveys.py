@@ -26,6 +26,8 @@ class Record:
     events: list[service_pb.WatchSurveyResponse] = field(default_factory=list)
     task: asyncio.Task[None] | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    summary: pb.Survey | None = None
+    """As lists show it; kept once the survey has ended, so that a list does not render every text in it."""
 
     @property
     def has_ended(self) -> bool:
@@ -123,9 +125,13 @@ class SurveyBook:
 
 def summary_of(record: Record) -> pb.Survey:
     """Return the survey without its texts and papers, as lists show it."""
+    if record.summary:
+        return record.summary
     survey = survey_of(record.draft)
     for name in ("papers", "chapters", "introduction", "closing", "search"):
         survey.ClearField(name)
+    if record.has_ended:
+        record.summary = survey
     return survey
 
 

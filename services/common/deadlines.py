@@ -21,7 +21,3 @@ class Deadline:
     def timeout_s(self, most_s: float) -> float:
         """Return how long a call may take: `most_s`, or what is left less a margin; never below 0."""
         return max(0.0, min(most_s, self.at_s - time.monotonic() - MARGIN_S))
-
-    def has_passed(self) -> bool:
-        """Return whether nothing is left."""
-        return self.timeout_s(1.0) == 0.0

@@ -45,6 +45,8 @@ _PARTS = {
     FramePartKind.CLOSING: pb.FRAME_PART_KIND_CLOSING,
 }
 
+Request = pb.PlanSearchRequest | summarization_pb.SummarizePaperRequest | pb.WriteSectionRequest | pb.WriteFrameRequest
+
 
 def plan_task_of(request: pb.PlanSearchRequest, engines: Engines) -> PlanTask:
     """Return the task of a request.
@@ -52,9 +54,7 @@ def plan_task_of(request: pb.PlanSearchRequest, engines: Engines) -> PlanTask:
     Raises:
         InvalidRequest: fields break their rules; all of them are named.
     """
-    checks = FieldChecks()
-    _check_call(checks, request.call)
-    check_model(checks, engines, request.model)
+    checks = _checks_of_call(request, engines)
     checks.length("question", request.question, 1, MAX_QUESTION_CHARACTERS)
     if request.language:
         _check_language(checks, request.language)
@@ -74,9 +74,7 @@ def summary_task_of(request: summarization_pb.SummarizePaperRequest, engines: En
     Raises:
         InvalidRequest: fields break their rules; all of them are named.
     """
-    checks = FieldChecks()
-    _check_call(checks, request.call)
-    check_model(checks, engines, request.model)
+    checks = _checks_of_call(request, engines)
     check_paper(checks, "paper", request.paper)
     _check_language(checks, request.language)
     checks.number("summary_seconds", request.summary_seconds, *SUMMARY_SECONDS)
@@ -94,9 +92,7 @@ def section_task_of(request: pb.WriteSectionRequest, engines: Engines) -> Sectio
     Raises:
         InvalidRequest: fields break their rules; all of them are named.
     """
-    checks = FieldChecks()
-    _check_call(checks, request.call)
-    check_model(checks, engines, request.model)
+    checks = _checks_of_call(request, engines)
     checks.length("question", request.question, 1, MAX_QUESTION_CHARACTERS)
     _check_language(checks, request.language)
     keys = _check_outline(checks, request.outline)
@@ -128,9 +124,7 @@ def frame_task_of(request: pb.WriteFrameRequest, engines: Engines) -> FrameTask:
     Raises:
         InvalidRequest: fields break their rules; all of them are named.
     """
-    checks = FieldChecks()
-    _check_call(checks, request.call)
-    check_model(checks, engines, request.model)
+    checks = _checks_of_call(request, engines)
     checks.length("question", request.question, 1, MAX_QUESTION_CHARACTERS)
     _check_language(checks, request.language)
     keys = _check_outline(checks, request.outline)
@@ -195,6 +189,14 @@ def frame_response_of(event: FramePart | WrittenFrame) -> pb.WriteFrameResponse:
         usage=map(_usage_of, event.usage),
     )
     return pb.WriteFrameResponse(finished=finished)
+
+
+def _checks_of_call(request: Request, engines: Engines) -> FieldChecks:
+    """Return the checks of a request, with those that every request has already made."""
+    checks = FieldChecks()
+    _check_call(checks, request.call)
+    check_model(checks, engines, request.model)
+    return checks
 
 
 def _check_call(checks: FieldChecks, call: usage_pb2.CallContext) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from bench_table import Target, finish, print_table
+from corpus import CORPUS
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import NDArray
 from paperroute.v1 import ordering_service_pb2 as pb
@@ -35,7 +36,6 @@ from services.ordering.distances import distances, similarities, unit_rows
 from services.ordering.server import mount
 from services.ordering.settings import OrderingSettings
 
-CORPUS = Path(__file__).parents[3] / "shared/data/arxiv_corpus.jsonl.gz"
 SIZES = (10, 50, 160, 1_000, 5_000)
 LONG_SEARCH_S = {10: 0.5, 50: 2.0, 160: 5.0, 1_000: 20.0, 5_000: 40.0}
 SEED = 7

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from bench_table import Target, finish, print_table
+from corpus import CORPUS, TOPICS
 
 from services.embedding.wordllama_encoder import WordLlamaEncoder
 from services.retrieval.index_file import IndexFile, IndexLimits, IndexView
@@ -27,21 +28,6 @@ from services.retrieval.index_source import IndexSource
 from services.retrieval.sources import CapBy, Limits
 from services.retrieval.words import holds_all_words, term_words, tokens
 
-CORPUS = Path(__file__).parents[3] / "shared/data/arxiv_corpus.jsonl.gz"
-TOPICS = (
-    "LoRA image generation",
-    "video generation",
-    "person tracking",
-    "multi-object tracking",
-    "NeRF",
-    "Gaussian Splatting",
-    "vision foundation model",
-    "LLM quantization",
-    "Mamba",
-    "RAG evaluation",
-    "3D reconstruction",
-    "object detection",
-)
 ROUNDS = 50
 MAX_RESULTS = 200
 NO_LIMITS = IndexLimits()

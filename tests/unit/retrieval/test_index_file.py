@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from corpus import CORPUS, TOPICS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -23,21 +24,6 @@ from services.retrieval.index_source import IndexQuery, IndexSource, fused_ranki
 from services.retrieval.index_vectors import Embedded
 from services.retrieval.words import holds_all_words, term_words, tokens
 
-CORPUS = Path(__file__).parents[4] / "shared/data/arxiv_corpus.jsonl.gz"
-TOPICS = (
-    "LoRA image generation",
-    "video generation",
-    "person tracking",
-    "multi-object tracking",
-    "NeRF",
-    "Gaussian Splatting",
-    "vision foundation model",
-    "LLM quantization",
-    "Mamba",
-    "RAG evaluation",
-    "3D reconstruction",
-    "object detection",
-)
 SLICE_STEP, SLICE_COUNT = 6, 8_000
 NO_LIMITS = IndexLimits()
 

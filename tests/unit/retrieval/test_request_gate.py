@@ -201,6 +201,7 @@ async def test_turn_is_renewed_while_a_request_lasts(make_gate, store, monkeypat
     leases = {await lease()}
     while len(leases) < 4:  # 0 before the turn, then one at its beginning and one for each renewal
         leases.add(await lease())
+    assert not begun.done()
     may_end.set()
     await begun
 
