@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from paperroute.v1 import generation_service_pb2 as generation_pb
 from paperroute.v1 import ordering_service_pb2 as ordering_pb
-from paperroute.v1 import paper_pb2, search_pb2, usage_pb2
+from paperroute.v1 import paper_pb2, search_pb2, usage_pb2, writing_pb2
 from paperroute.v1 import retrieval_service_pb2 as retrieval_pb
 from paperroute.v1 import survey_pb2 as pb
 
@@ -37,9 +37,13 @@ class Draft:
     order: ordering_pb.OrderPapersResponse | None = None
     summaries: dict[str, str] = field(default_factory=dict)
     """By paper_id."""
+    summary_models: dict[str, str] = field(default_factory=dict)
+    """"provider:model" that wrote a summary, by paper_id."""
     dropped: dict[str, str] = field(default_factory=dict)
     """Why a paper had to be left out, by paper_id."""
     sections: dict[SectionPlace, generation_pb.SectionText] = field(default_factory=dict)
+    rewrite_counts: dict[SectionPlace, int] = field(default_factory=dict)
+    """How often a section was written again."""
     missing_sections: dict[SectionPlace, str] = field(default_factory=dict)
     """Why a section has no text."""
     frame: generation_pb.FrameText | None = None
@@ -72,7 +76,9 @@ def keyed_papers(draft: Draft) -> KeyedPapers:
 
 
 def route_keys(draft: Draft, keyed: KeyedPapers) -> dict[SectionPlace, list[str]]:
-    """Return the keys of each section in the order of the route, as the route was cut."""
+    """Return the keys of each section in the order of the route, as the route was cut; in one piece for SINGLE."""
+    if draft.spec.writer == pb.WRITER_SINGLE:
+        return {(1, 1): list(keyed.papers)} if keyed.papers else {}
     chapters = draft.order.chapters if draft.order else ()
     return {
         (chapter_number, section_number): [keyed.key_of[paper_id] for paper_id in section.paper_ids]
@@ -110,6 +116,8 @@ def survey_of(draft: Draft) -> pb.Survey:
     survey.spec.language = draft.language or draft.spec.language
     rendered = {place: _rendered_section(draft, keyed, place, keys) for place, keys in places.items()}
     survey.chapters.extend(_chapters(draft, keyed, places, rendered))
+    if draft.spec.writer == pb.WRITER_SINGLE and survey.chapters:  # it has no frame: its own heading is the title
+        survey.title = survey.chapters[0].sections[0].title
     frame_counts = _write_frame(survey, draft, keyed)
     survey.papers.extend(_papers(draft, keyed, survey.chapters))
     if draft.order:
@@ -131,8 +139,10 @@ def _section(
     written = draft.sections.get(place)
     if written is None and not section.missing_reason:
         return section  # not written yet: nothing is cited and nothing listed
-    section.title = written.title if written else ""
-    section.model = written.model if written else ""
+    if written:
+        section.title, section.model = written.title, written.model
+        section.flags.extend(written.flags)
+        section.fallback_reason, section.is_other_language = written.fallback_reason, written.is_other_language
     section.cited_keys.extend(key for key in keys if key in rendered.cited_keys)
     section.listed_keys.extend(key for key in keys if key not in rendered.cited_keys)
     listed = _listed(draft, keyed, section.listed_keys)
@@ -255,6 +265,7 @@ def _paper(draft: Draft, message: paper_pb2.Paper) -> pb.SurveyPaper:
         url=url_of(paper),
         short_name=short_name_of(paper.title),
         summary=draft.summaries.get(paper.paper_id, ""),
+        summary_model=draft.summary_models.get(paper.paper_id, ""),
         mention=pb.PAPER_MENTION_DROPPED if reason else pb.PAPER_MENTION_UNSPECIFIED,
         dropped_reason=reason,
     )
@@ -292,7 +303,17 @@ def _coverage(
         if written:
             coverage.unknown_key_count += written.unknown_key_count + shown.unknown_key_count
             coverage.removed_link_count += written.removed_link_count + shown.removed_link_count
+            coverage.fallback_section_count += bool(written.fallback_reason)
+            _count_flags(coverage, written.flags)
+    if draft.frame:
+        _count_flags(coverage, draft.frame.flags)
     return coverage
+
+
+def _count_flags(coverage: pb.Coverage, flags: Iterable[writing_pb2.TextFlag]) -> None:
+    kinds = [flag.kind for flag in flags]
+    coverage.unsupported_count += kinds.count(writing_pb2.TEXT_FLAG_KIND_UNSUPPORTED)
+    coverage.from_memory_count += kinds.count(writing_pb2.TEXT_FLAG_KIND_FROM_MEMORY)
 
 
 def _answers(report: search_pb2.SearchReport, phrases: Phrases) -> str:
@@ -320,6 +341,8 @@ def _footer(draft: Draft, survey: pb.Survey) -> str:
         parts.insert(1, phrases.extractive)
         if phrases.language != draft.language:
             parts.insert(2, phrases.other_language)
+    if survey.coverage.fallback_section_count:
+        parts.append(phrases.stood_in.format(count=survey.coverage.fallback_section_count))
     if any(paper.paper.abstract_origin for paper in survey.papers):
         parts.append(phrases.paraphrased)
     return phrases.gap.join(parts)

@@ -3,14 +3,16 @@
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatchcase
 
-from paperroute.v1 import ordering_pb2, search_pb2
+from paperroute.v1 import ordering_pb2, search_pb2, writing_pb2
 from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import survey_service_pb2 as service_pb
 
 from services.common.categories import check_categories
 from services.common.fields import FieldChecks
 from services.common.languages import LANGUAGES
+from services.common.paid.settings import ModelSettings
 from services.common.papers import check_moment, moment_of, timestamp_of
 
 MAX_QUESTION = 4_000
@@ -19,18 +21,26 @@ DEFAULT_MAX_PAPERS = 160
 DEFAULT_SECTION_PAPERS = 8
 DEFAULT_SUMMARY_SECONDS = 30
 DEFAULT_PAGE_SIZE = 50
+WRITING_STAGES = ("plan", "summarize", "write", "frame")
+"""Stages whose models write; that of `embed` is an encoder."""
 DAY_S = 86_400
 _SURVEY_ID = re.compile(r"[0-9a-f]{1,64}")
 
 
-def check_create(request: service_pb.CreateSurveyRequest, now: datetime) -> None:
+def check_create(request: service_pb.CreateSurveyRequest, now: datetime, allowed_models: str) -> None:
     """Check a CreateSurveyRequest.
+
+    Args:
+        request: as it came.
+        now: the current moment.
+        allowed_models: patterns of the models that may be named, separated by commas.
 
     Raises:
         InvalidRequest: names every broken field.
     """
     checks = FieldChecks()
     _check_spec(checks, request.spec, now)
+    _check_models(checks, request.spec.models, allowed_models)
     _check_labels(checks, request.labels)
     checks.length("request_id", request.request_id, 0, 128)
     checks.finish()
@@ -49,8 +59,30 @@ def check_list(request: service_pb.ListSurveysRequest) -> None:
     checks.finish()
 
 
-def resolved(spec: pb.SurveySpec, now: datetime, timeout_s: int) -> pb.SurveySpec:
-    """Return a checked spec with its defaults filled in; models stay open, the services choose them."""
+def check_estimate(request: service_pb.EstimateSurveyRequest, now: datetime, allowed_models: str) -> None:
+    """Check an EstimateSurveyRequest by the rules of CreateSurvey.
+
+    Raises:
+        InvalidRequest: names every broken field.
+    """
+    check_create(service_pb.CreateSurveyRequest(spec=request.spec), now, allowed_models)
+
+
+def check_rewrite(request: service_pb.RewriteSectionRequest, allowed_models: str) -> None:
+    """Check a RewriteSectionRequest.
+
+    Raises:
+        InvalidRequest: names every broken field.
+    """
+    checks = FieldChecks()
+    for name in ("chapter_number", "section_number"):
+        checks.require(getattr(request, name) >= 1, name, "from 1")
+    _check_model(checks, "model", request.model, allowed_models)
+    checks.finish()
+
+
+def resolved(spec: pb.SurveySpec, now: datetime, timeout_s: int, models: ModelSettings) -> pb.SurveySpec:
+    """Return a checked spec with its defaults filled in; the encoder stays open, its service chooses it."""
     full = pb.SurveySpec()
     full.CopyFrom(spec)
     full.question = " ".join(spec.question.split())
@@ -63,6 +95,10 @@ def resolved(spec: pb.SurveySpec, now: datetime, timeout_s: int) -> pb.SurveySpe
     full.max_section_papers = spec.max_section_papers or DEFAULT_SECTION_PAPERS
     full.summary_seconds = spec.summary_seconds or DEFAULT_SUMMARY_SECONDS
     full.timeout_ms = spec.timeout_ms or timeout_s * 1_000
+    full.plan_candidates = spec.plan_candidates or 1
+    full.summary_style = spec.summary_style or writing_pb2.SUMMARY_STYLE_PROBLEM_METHOD
+    for stage in WRITING_STAGES:
+        setattr(full.models, stage, getattr(spec.models, stage) or getattr(models, stage))
     if not spec.HasField("as_of"):
         full.as_of.CopyFrom(timestamp_of(now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)))
     return full
@@ -87,8 +123,24 @@ def _check_spec(checks: FieldChecks, spec: pb.SurveySpec, now: datetime) -> None
     if spec.HasField("as_of"):
         _check_as_of(checks, spec, now)
     _check_limits(checks, spec)
-    for stage in pb.ModelChoice.DESCRIPTOR.fields_by_name:
-        checks.model(f"spec.models.{stage}", getattr(spec.models, stage))
+    checks.number("spec.plan_candidates", spec.plan_candidates, 1, 20)
+    checks.enum("spec.summary_style", spec.summary_style, writing_pb2.SummaryStyle)
+
+
+def _check_models(checks: FieldChecks, models: pb.ModelChoice, allowed: str) -> None:
+    checks.model("spec.models.embed", models.embed)
+    for stage in WRITING_STAGES:
+        _check_model(checks, f"spec.models.{stage}", getattr(models, stage), allowed)
+
+
+def _check_model(checks: FieldChecks, field: str, names: str, allowed: str) -> None:
+    """Record models that are none, or that may not be used here."""
+    if not checks.models(field, names):
+        return
+    patterns = [pattern.strip() for pattern in allowed.split(",")]
+    for name in filter(None, names.split(",")):
+        is_allowed = any(fnmatchcase(name, pattern) for pattern in patterns)
+        checks.require(is_allowed, field, f"a model that is allowed here ({allowed}), not {name[:80]!r}")
 
 
 def _check_limits(checks: FieldChecks, spec: pb.SurveySpec) -> None:

@@ -2,7 +2,7 @@
 
 from paperroute.v1 import survey_pb2 as pb
 
-from gateway.phrases import phrases_of
+from gateway.phrases import Phrases, phrases_of
 from services.common.markdown import escape
 from services.common.papers import moment_of
 
@@ -10,12 +10,14 @@ from services.common.papers import moment_of
 def markdown_of(survey: pb.Survey) -> str:
     """Return the document from title to footer; parts that were not written are left out."""
     parts = [f"# {escape(survey.title or survey.spec.question)}", survey.introduction]
+    phrases = phrases_of(survey.spec.language)
+    is_single = survey.spec.writer == pb.WRITER_SINGLE  # one text under the title, without headings of its own
     for chapter in survey.chapters:
         title = escape(chapter.title) or f"({chapter.number})"
-        parts += [f"## {chapter.number}. {title}", chapter.text]
+        parts += [] if is_single else [f"## {chapter.number}. {title}", chapter.text]
         for section in chapter.sections:
-            parts += [f"### {chapter.number}.{section.number} {escape(section.title)}".rstrip(), section.text]
-    phrases = phrases_of(survey.spec.language)
+            parts.append("" if is_single else f"### {chapter.number}.{section.number} {escape(section.title)}".rstrip())
+            parts += [section.text, _remarks(section, phrases)]
     if survey.closing:
         parts += [f"## {phrases.closing}", survey.closing]
     if any(paper.key for paper in survey.papers):
@@ -23,6 +25,17 @@ def markdown_of(survey: pb.Survey) -> str:
     if survey.footer:
         parts += ["---", f"*{escape(survey.footer)}*"]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _remarks(section: pb.Section, phrases: Phrases) -> str:
+    """Return what a reader should know of how a section came to be; empty for most."""
+    remarks = []
+    if section.fallback_reason:
+        remarks.append(phrases.stood_in_here.format(model=section.model, reason=section.fallback_reason))
+    terms = dict.fromkeys(term for flag in section.flags for term in flag.terms)
+    if terms:
+        remarks.append(phrases.not_borne_out.format(terms=", ".join(terms)))
+    return f"*{escape(phrases.gap.join(remarks))}*" if remarks else ""
 
 
 def _references(survey: pb.Survey) -> str:

@@ -24,6 +24,10 @@ class Phrases:
     stale_answer: str
     answer_gap: str
     paraphrased: str
+    stood_in: str
+    """Of the whole survey, with the number of sections."""
+    stood_in_here: str
+    not_borne_out: str
     sources: Mapping[str, str]
 
 
@@ -42,6 +46,9 @@ ENGLISH = Phrases(
     answer="{source} as of {day}",
     stale_answer="{source} as of {day} (nothing younger could be had)",
     answer_gap="; ",
+    stood_in="Sections written by a model that stood in for the one asked for: {count}.",
+    stood_in_here="Written by {model}: {reason}.",
+    not_borne_out="Not found in the papers cited: {terms}.",
     paraphrased="The papers are real; abstracts of the sample library are paraphrases written for PaperRoute.",
     sources={
         "SOURCE_ARXIV": "arXiv API",
@@ -66,6 +73,9 @@ JAPANESE = Phrases(
     answer="{source}（{day} 時点）",
     stale_answer="{source}（{day} 時点、これより新しいものは得られなかった）",
     answer_gap="、",
+    stood_in="指定のモデルに代わって別のモデルが書いた節: {count}。",
+    stood_in_here="執筆は {model}（{reason}）。",
+    not_borne_out="引用した論文に見当たらない語句: {terms}。",
     paraphrased="論文は実在のものだが、サンプルライブラリの要旨は PaperRoute のために書き直した文である。",
     sources={
         "SOURCE_ARXIV": "arXiv API",

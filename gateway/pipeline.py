@@ -28,6 +28,7 @@ from gateway.stage_run import StageRun, stage_run
 from gateway.summaries import SummaryBoard
 from services.common.citations import StreamRenderer
 from services.common.deadlines import Deadline
+from services.common.paid.caller import DEFAULT_TENANT
 from services.common.papers import Paper, message_of
 
 Result = TypeVar("Result")
@@ -82,7 +83,12 @@ class Run:
         """Return for whom the services work and what they may spend."""
         spec = self.draft.spec
         limit = spec.max_cost_nano_usd if spec.HasField("max_cost_nano_usd") else None
-        return usage_pb2.CallContext(tenant="default", survey_id=self.draft.survey_id, max_cost_nano_usd=limit)
+        return usage_pb2.CallContext(
+            tenant=DEFAULT_TENANT,
+            survey_id=self.draft.survey_id,
+            max_cost_nano_usd=limit,
+            cache_off=spec.cache_off,
+        )
 
     async def stage(self, stage: pb.Stage.ValueType, work: Callable[[StageRun], Awaitable[Result]]) -> Result:
         """Return what a stage's work brings, run once however often the survey is resumed.
@@ -150,6 +156,7 @@ async def _plan(run: Run, stage: StageRun) -> generation_pb.PlanSearchResponse:
             question=spec.question,
             language=spec.language,
             sample_seed=spec.sample_seed,
+            plan_candidates=spec.plan_candidates,
         ),
         timeout=run.timeout_s(pb.STAGE_PLAN),
     )
@@ -189,10 +196,10 @@ async def _route_and_write(run: Run, board: SummaryBoard) -> None:
     draft.encoder = vectors.encoder
     draft.order = await run.stage(pb.STAGE_ORDER, lambda stage: _order(run, stage, vectors))
     keyed = keyed_papers(draft)
-    await _side_by_side(
-        run.stage(pb.STAGE_WRITE, lambda stage: _write(run, stage, keyed, board)),
-        run.stage(pb.STAGE_FRAME, lambda stage: _frame(run, stage, keyed, board)),
-    )
+    branches = [run.stage(pb.STAGE_WRITE, lambda stage: _write(run, stage, keyed, board))]
+    if draft.spec.writer != pb.WRITER_SINGLE:
+        branches.append(run.stage(pb.STAGE_FRAME, lambda stage: _frame(run, stage, keyed, board)))
+    await _side_by_side(*branches)
 
 
 async def _embed(run: Run, stage: StageRun) -> embedding_pb.EmbedPapersResponse:
@@ -262,7 +269,7 @@ async def _summarize(run: Run, stage: StageRun, board: SummaryBoard) -> None:
             except (grpc.aio.AioRpcError, TimeoutError) as error:
                 failures[paper_id] = error
                 return
-        draft.summaries[paper_id] = response.summary
+        draft.summaries[paper_id], draft.summary_models[paper_id] = response.summary, response.model
         stage.advance(response.usage)
         board.post(paper_id, response.summary)
 
@@ -274,6 +281,7 @@ async def _summarize(run: Run, stage: StageRun, board: SummaryBoard) -> None:
                 paper=paper,
                 language=draft.language,
                 summary_seconds=draft.spec.summary_seconds,
+                style=draft.spec.summary_style,
             )
             group.create_task(summarize(request))
     if len(failures) == len(papers):
@@ -289,8 +297,6 @@ async def _write(run: Run, stage: StageRun, keyed: KeyedPapers, board: SummaryBo
     places = asyncio.Semaphore(run.limits.sections_in_flight)
     failures: list[Exception] = []
     every_place = route_keys(run.draft, keyed)
-    outline = _outline(every_place)
-    titles = [paper.title for paper in keyed.papers.values()]
     stage.report.paper_count = len(keyed.papers)
     stage.expect(len(every_place))
 
@@ -300,21 +306,10 @@ async def _write(run: Run, stage: StageRun, keyed: KeyedPapers, board: SummaryBo
         if not kept:
             stage.advance()  # all its papers were dropped: the section goes with them
             return
-        request = generation_pb.WriteSectionRequest(
-            call=run.call(),
-            model=run.draft.spec.models.write,
-            question=run.draft.spec.question,
-            language=run.draft.language,
-            outline=outline,
-            chapter_number=place[0],
-            section_number=place[1],
-            papers=_keyed_messages(keyed, kept, summaries),
-            route_titles=titles,
-            sample_seed=run.draft.spec.sample_seed,
-        )
+        request = section_request(run, keyed, place, kept, summaries)
         async with places:
             try:
-                run.draft.sections[place] = await _streamed_section(run, keyed, place, request)
+                run.draft.sections[place] = await streamed_section(run, keyed, place, request)
                 stage.advance(run.draft.sections[place].usage)
             except (grpc.aio.AioRpcError, TimeoutError) as error:
                 failures.append(error)
@@ -329,7 +324,28 @@ async def _write(run: Run, stage: StageRun, keyed: KeyedPapers, board: SummaryBo
         raise failures[0]
 
 
-async def _streamed_section(
+def section_request(
+    run: Run, keyed: KeyedPapers, place: SectionPlace, keys: Sequence[str], summaries: Mapping[str, str]
+) -> generation_pb.WriteSectionRequest:
+    """Return the request for a section about the papers of `keys`; `summaries` are by paper_id."""
+    draft = run.draft
+    is_single = draft.spec.writer == pb.WRITER_SINGLE
+    return generation_pb.WriteSectionRequest(
+        call=run.call(),
+        model=draft.spec.models.write,
+        question=draft.spec.question,
+        language=draft.language,
+        outline=_outline(route_keys(draft, keyed)),
+        chapter_number=place[0],
+        section_number=place[1],
+        papers=_keyed_messages(keyed, keys, summaries),
+        route_titles=[paper.title for paper in keyed.papers.values()],
+        sample_seed=draft.spec.sample_seed,
+        form=generation_pb.SECTION_FORM_SINGLE if is_single else generation_pb.SECTION_FORM_SECTION,
+    )
+
+
+async def streamed_section(
     run: Run, keyed: KeyedPapers, place: SectionPlace, request: generation_pb.WriteSectionRequest
 ) -> generation_pb.SectionText:
     """Return a section, telling the watchers of its text as it grows, links in place."""

@@ -33,3 +33,5 @@ class GatewaySettings(BaseSettings):
     """Papers of one survey that are summarized at one time."""
     max_sections_in_flight: PositiveInt = 64
     """Sections of one survey that are written at one time."""
+    allowed_models: str = "*"
+    """Models a survey may name, as patterns separated by commas: "openai:*,extractive:builtin"."""

@@ -66,6 +66,33 @@ cli.add_command(index)
 @click.option("--published-from", default="", metavar="YYYY-MM-DD", help="Only papers published on this day or later.")
 @click.option("--with-withdrawn", is_flag=True, help="Keep papers that their authors withdrew.")
 @click.option("--as-of", default="", metavar="YYYY-MM-DD", help="Look back from this day.  [default: today, UTC]")
+@click.option(
+    "--model",
+    default="",
+    metavar="PROVIDER:MODEL",
+    help="Model for plan, summaries, sections and frame; more after commas stand in for it.  [default: that of a "
+    "provider whose key is set, else extractive:builtin]",
+)
+@click.option("--write-model", default="", metavar="PROVIDER:MODEL", help="Model for the sections, instead of --model.")
+@click.option(
+    "--writer",
+    default="sections",
+    show_default=True,
+    metavar="NAME",
+    help="How the text is written: sections (one call each) or single (the published baseline, one call).",
+)
+@click.option(
+    "--summary-style",
+    default="problem-method",
+    show_default=True,
+    metavar="NAME",
+    help="What a model is asked to say of a paper: problem-method or plain.",
+)
+@click.option(
+    "--plan-candidates", type=int, default=1, show_default=True, help="Search plans to ask for, 1 to 20; one is kept."
+)
+@click.option("--max-cost", default="", metavar="USD", help="Most to spend on models, such as 0.05.")
+@click.option("--no-cache", is_flag=True, help="Use no answer that another survey paid for.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the survey to this file.")
 @click.option(
     "--map",
@@ -108,6 +135,23 @@ def survey(**options: object) -> None:
 def serve(role: str) -> None:
     """Serve one ROLE until a signal; its settings are PAPERROUTE_<ROLE>__<NAME> variables."""
     sys.exit(_run(ROLES[role].main()))
+
+
+@cli.command()
+@click.argument("survey_id")
+@click.argument("section")
+@click.option(
+    "--model",
+    default="",
+    metavar="PROVIDER:MODEL",
+    help="Who writes it now; more after commas stand in.  [default: that of the survey]",
+)
+@click.option("--gateway", default="127.0.0.1:50050", show_default=True, metavar="HOST:PORT", help="Where it is kept.")
+def rewrite(survey_id: str, section: str, model: str, gateway: str) -> None:
+    """Write one SECTION (such as 2.3) of an ended survey again."""
+    from gateway.cli.rewrite import run
+
+    sys.exit(_run(run(survey_id, section, model, gateway)))
 
 
 @cli.command()

@@ -1,19 +1,20 @@
 """What the command line prints: the document on standard output, everything about it on standard error."""
 
 from collections.abc import Sequence
-from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 
 import click
+import grpc
 from paperroute.v1 import search_pb2, usage_pb2
 from paperroute.v1 import survey_pb2 as pb
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
+from services.common.paid.money import shown
 
+from services.common.errors import reason_in
 from services.common.markdown import plain
 
-NANO = Decimal(1_000_000_000)
 MAX_TEXT_WIDTH = 100
 """Columns of running text; longer lines are hard to read."""
 
@@ -21,6 +22,13 @@ MAX_TEXT_WIDTH = 100
 def complain(line: str) -> None:
     """Print one line about what is wrong."""
     click.echo(f"paperroute: {plain(line)}", err=True)
+
+
+def explained(failure: grpc.aio.AioRpcError, gateway: str) -> str:
+    """Return why a call to a gateway failed, and what to do; `gateway` is empty for the one in this process."""
+    if failure.code() is grpc.StatusCode.UNAVAILABLE and reason_in(failure) == "UNAVAILABLE" and gateway:
+        return f"no gateway answers at {gateway}; start one with: paperroute up"
+    return f"{failure.code().name}: {failure.details()}"
 
 
 def tell(line: str) -> None:
@@ -102,7 +110,6 @@ def _spent(usages: Sequence[usage_pb2.ModelUsage]) -> tuple[str, str, str, str]:
 
 def cost_of(usages: Sequence[usage_pb2.ModelUsage]) -> str:
     """Return the cost in US dollars to 4 places, half up; "unpriced" beside it where a price is unknown."""
-    known = sum(usage.cost_nano_usd for usage in usages) / NANO
-    shown = f"${known.quantize(Decimal('0.0001'), ROUND_HALF_UP)}"
+    known = f"${shown(sum(usage.cost_nano_usd for usage in usages))}"
     unpriced = any(not usage.HasField("cost_nano_usd") for usage in usages)
-    return f"{shown} + unpriced" if unpriced else shown
+    return f"{known} + unpriced" if unpriced else known

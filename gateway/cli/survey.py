@@ -6,18 +6,21 @@ import signal
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
 import grpc
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.timestamp_pb2 import Timestamp
-from paperroute.v1 import ordering_pb2, search_pb2
+from paperroute.v1 import ordering_pb2, search_pb2, writing_pb2
 from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import survey_service_pb2 as service_pb
 from paperroute.v1 import survey_service_pb2_grpc as pb_grpc
+from services.common.paid.money import NANO
 
 from gateway.cli import report
+from gateway.cli.models import proposed, tell_estimate
 from gateway.cli.progress import Progress
 from gateway.export_bibtex import bibtex_of
 from gateway.export_markdown import markdown_of
@@ -31,6 +34,8 @@ CALL_TIMEOUT_S = 20
 WATCH_TRIES = 5
 _REFUSED_ENUM = 2**31 - 1  # no enum will ever hold it: the gateway refuses the field with all others that are broken
 _REFUSED_COUNT = 1
+_REFUSED_COST = -1
+MAX_NANO = 2**63
 _REFUSED_MOMENT = Timestamp(seconds=253402300800)  # the year 10000 is no moment
 
 
@@ -49,6 +54,13 @@ class SurveyOptions:
     category: tuple[str, ...]
     published_from: str
     with_withdrawn: bool
+    model: str
+    write_model: str
+    writer: str
+    summary_style: str
+    plan_candidates: int
+    max_cost: str
+    no_cache: bool
     out: Path | None
     map_file: Path | None
     form: str
@@ -67,7 +79,7 @@ async def run(options: SurveyOptions) -> int:
         try:
             return await _survey(stub, options)
         except grpc.aio.AioRpcError as failure:
-            report.complain(_explained(failure, options.gateway))
+            report.complain(report.explained(failure, options.gateway))
             return EXIT_FAILED
 
 
@@ -85,6 +97,8 @@ async def _gateway(address: str) -> AsyncIterator[str]:
 async def _survey(stub: Any, options: SurveyOptions) -> int:
     spec, problems = spec_of(options)
     try:
+        estimate = await stub.EstimateSurvey(service_pb.EstimateSurveyRequest(spec=spec), timeout=CALL_TIMEOUT_S)
+        tell_estimate(estimate)
         created = await stub.CreateSurvey(service_pb.CreateSurveyRequest(spec=spec), timeout=CALL_TIMEOUT_S)
     except grpc.aio.AioRpcError as failure:
         if failure.code() is not grpc.StatusCode.INVALID_ARGUMENT:
@@ -155,10 +169,40 @@ def spec_of(options: SurveyOptions) -> tuple[pb.SurveySpec, dict[str, str]]:
     spec.cap_by = _enum_value("spec.cap_by", options.cap_by, search_pb2.CapBy, "CAP_BY_", problems)
     spec.categories.extend(options.category)
     spec.with_withdrawn = options.with_withdrawn
+    _set_models(spec, options)
+    spec.writer = _enum_value("spec.writer", options.writer, pb.Writer, "WRITER_", problems)
+    spec.summary_style = _enum_value(
+        "spec.summary_style", options.summary_style, writing_pb2.SummaryStyle, "SUMMARY_STYLE_", problems
+    )
+    spec.plan_candidates = options.plan_candidates if 0 < options.plan_candidates < _REFUSED_ENUM else _REFUSED_ENUM
+    spec.cache_off = options.no_cache
+    if options.max_cost:
+        spec.max_cost_nano_usd = _nano_usd("spec.max_cost_nano_usd", options.max_cost, problems)
     for name in ("as_of", "published_from"):
         if day := getattr(options, name):
             getattr(spec, name).CopyFrom(_moment(f"spec.{name}", day, problems))
     return spec, problems
+
+
+def _set_models(spec: pb.SurveySpec, options: SurveyOptions) -> None:
+    """Name the models asked for, else those a key in the environment proposes for a survey in this process."""
+    if not options.model and not options.gateway:
+        spec.models.CopyFrom(proposed())
+    for stage in ("plan", "summarize", "write", "frame") if options.model else ():
+        setattr(spec.models, stage, options.model)
+    if options.write_model:
+        spec.models.write = options.write_model
+
+
+def _nano_usd(field: str, text: str, problems: dict[str, str]) -> int:
+    try:
+        nano = int(Decimal(text.removeprefix("$")) * NANO)
+    except (InvalidOperation, ValueError, OverflowError):
+        nano = _REFUSED_COST
+    if not 0 <= nano < MAX_NANO:
+        problems[field] = f"US dollars such as 0.05, not {text[:20]!r}"
+        return _REFUSED_COST
+    return nano
 
 
 def _enum_value(field: str, name: str, kind: Any, prefix: str, problems: dict[str, str]) -> Any:
@@ -180,7 +224,10 @@ def _moment(field: str, text: str, problems: dict[str, str]) -> Timestamp:
 
 def _option(field: str) -> str:
     name = field.removeprefix("spec.").partition("[")[0]
-    return {"question": "QUESTION", "categories": "--category"}.get(name, f"--{name.replace('_', '-')}")
+    if name.startswith("models."):
+        return "--write-model" if name == "models.write" else "--model"
+    known = {"question": "QUESTION", "categories": "--category", "max_cost_nano_usd": "--max-cost"}
+    return known.get(name, f"--{name.replace('_', '-')}")
 
 
 def _unusable_files(files: Mapping[str, Path | None]) -> list[str]:
@@ -218,9 +265,3 @@ def _ending(survey: pb.Survey, *, interrupted: bool) -> int:
         case _:
             report.complain("the survey was cancelled")
     return EXIT_INTERRUPTED if interrupted else EXIT_FAILED
-
-
-def _explained(failure: grpc.aio.AioRpcError, address: str) -> str:
-    if failure.code() is grpc.StatusCode.UNAVAILABLE and address:
-        return f"no gateway answers at {address}; start one with: paperroute up"
-    return f"{failure.code().name}: {failure.details()}"
