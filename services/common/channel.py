@@ -13,12 +13,17 @@ MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
 FREE_TO_REPEAT: Mapping[str, Sequence[str]] = {
     "RetrievalService": ("SearchPapers",),
-    "EmbeddingService": ("EmbedPapers", "FindPapers"),
+    "EmbeddingService": ("EmbedPapers", "FindPapers", "EmbedTexts", "ListEncoderCalls", "DeleteEncoderCalls"),
     "OrderingService": ("OrderPapers",),
+    "GenerationService": ("PlanSearch", "WriteSection", "WriteFrame", "ListCalls", "DeleteCalls"),
     "SummarizationService": ("SummarizePaper",),
-    "SurveyService": ("GetSurvey", "ListSurveys", "WatchSurvey", "CancelSurvey"),
+    "SurveyService": ("GetSurvey", "ListSurveys", "WatchSurvey", "CancelSurvey", "EstimateSurvey"),
 }
-"""Methods whose second execution costs nothing and changes nothing; only these are tried again."""
+"""Methods whose second execution costs nothing and changes nothing; only these are tried again.
+
+What writes is among them because a recorded model call is not paid for again. A stream is tried again only before its
+first message.
+"""
 
 
 def open_channel(target: str) -> grpc.aio.Channel:

@@ -5,7 +5,7 @@ text was rendered from a record, so it cannot lead to another paper.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from services.common.markdown import escape
@@ -17,14 +17,36 @@ MAX_RANGE = 100
 MAX_NESTING = 8
 _REMOVED = "\0"  # where a citation without a known key stood; no text holds this character
 _ONE = r"P?\d{1,6}"
-_GROUP = re.compile(rf"(?<!\\)[\[【]\s*(P\d{{1,6}}(?:\s*(?:[,;、，；]|[-–—~〜～])\s*{_ONE})*)\s*[\]】](?!\()")
-_RANGE = re.compile(rf"({_ONE})\s*[-–—~〜～]\s*({_ONE})")
-_LINKS = (
-    re.compile(r"(?m)^\s*\[[^\]]+\]:\s+\S+.*$()"),  # definition of a reference link
-    re.compile(r"!?(?<!\\)\[((?:\\.|[^\[\]\\])*)\]\((?:[^()]|\([^()]*\))*\)"),  # [text](url), ![alt](url) -> text
-    re.compile(r"(?<!\\)<(?:[a-zA-Z/!?][^<>]*)>()"),  # <tag>, <https://...> -> nothing
-    re.compile(r"(?:\b[a-zA-Z][a-zA-Z0-9+.-]*://|\bwww\.|\bjavascript:|\bdata:\w+/)[^\s<>\])】」。、]*()"),
+_DASH = r"[-\u2010-\u2014\u2212~〜～]"
+_KEYS = rf"P\d{{1,6}}(?:\s*(?:[,;、，；]|{_DASH})\s*{_ONE})*"
+_GROUP = re.compile(rf"[\[【]\s*({_KEYS})\s*[\]】]")
+_CITATION = re.compile(rf"(?<!\\){_GROUP.pattern}(?:[ \t]*[\[【]\s*{_KEYS}\s*[\]】])*(?!\()")  # neighbours are one
+_RANGE = re.compile(rf"({_ONE})\s*{_DASH}\s*({_ONE})")
+_ADDRESS_STARTS = (
+    r"[a-zA-Z][a-zA-Z0-9+.-]{0,30}://",
+    r"(?<![a-zA-Z0-9])(?i:www\.|javascript:|mailto:|data:\w+/)",
+    r"(?<![a-zA-Z0-9])(?:[a-zA-Z0-9-]{1,60}\.){1,6}"
+    r"(?:ai|app|cn|co|com|de|dev|edu|eu|example|fr|gov|info|io|jp|net|org|ru|uk|xyz)/",
+    r"(?<![a-zA-Z0-9])(?:(?:doi|DOI):\s*)?10\.\d{4,9}/",
+    r"(?<![a-zA-Z0-9])ar[Xx]iv(?:\.org\b|:\s*(?=\d))",
 )
+_OPEN = r"((?<!\\)(?:\\\\)*)"  # behind an even number of backslashes a bracket is one
+_LINE_END = r"\n(?![ \t]*\n)"  # within a paragraph
+_LINKS = (  # what stays of each: the backslashes before it and its text
+    re.compile(  # definition of a reference link
+        r"(?m)^[ \t]*()\[(?!\s*P\d[\dP,;\s\u2010-\u2014-]*\])(?:\\.|[^\[\]\n\\]|" + _LINE_END + r")+\]:"
+        r"[ \t]*\n?[ \t]*\S.*$()"
+    ),
+    re.compile(
+        rf"{_OPEN}!?\[((?:\\.|[^\[\]\n\\]|{_LINE_END})*)\]\((?:[^()\n]|{_LINE_END}|\([^()\n]*\))*\)"
+    ),  # [text](url)
+    re.compile(
+        rf"{_OPEN}<(?:[!?][^<>]*|[a-zA-Z/](?:[^<>\n]|{_LINE_END})*)>()"
+    ),  # <tag>, <https://...>, <!-- comment -->
+    re.compile(rf"()(?:{'|'.join(_ADDRESS_STARTS)})[^\s<>\])】」。、\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]*()"),
+    re.compile(r"()[a-zA-Z0-9_.+-]{1,80}@[a-zA-Z0-9_-]{1,80}(?:\.[a-zA-Z0-9_-]{1,80})*\.[a-z]{2,24}(?![a-zA-Z0-9])()"),
+)
+_TAG_START = re.compile(rf"{_OPEN}<(?=[a-zA-Z/!?])")  # begins a block of HTML even if it never ends
 _SENTENCE_END = ".!?;:,。！？；：、，)）」"
 _NOUN_BEFORE = re.compile(
     r"(?:^|[\s(])(?:and|are|as|at|behind|both|by|from|in|is|like|of|on|or|than|that|to|unlike|via|whereas|while|with)\s*$",
@@ -43,7 +65,7 @@ class Reference:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rendered:
-    """Markdown with links, and what became of the keys and links that were in it."""
+    """Markdown with its keys as links or in their one form, and what became of the keys and links that were in it."""
 
     text: str
     cited_keys: tuple[str, ...]
@@ -59,22 +81,40 @@ def render(text: str, references: Mapping[str, Reference]) -> Rendered:
         text: Markdown; accepted are [P1], [P1, P2], [P1][P2], [P1-P3] and the same in 【】.
         references: the closed set, by key.
     """
-    cited: dict[str, None] = {}
-    unknown = 0
 
-    def links_of(match: re.Match[str]) -> str:
-        nonlocal unknown
-        keys = list(_keys_in(match.group(1)))
-        known = [key for key in dict.fromkeys(keys) if key in references]
-        unknown += sum(key not in references for key in keys)
-        cited.update(dict.fromkeys(known))
+    def links(match: re.Match[str], known: list[str]) -> str:
         return _placed(match, [f"[{escape(references[key].name)}]({references[key].url})" for key in known])
 
-    # The order matters: foreign links go first, so that every link left is one of ours.
-    plain, removed = _without_links(text.replace(_REMOVED, ""))
-    joined = re.sub(r"(?<=[\]】])\s*(?=[\[【]P\d)", "", plain)
-    linked = _GROUP.sub(links_of, _merged(joined))
-    return Rendered(text=_tidy(linked), cited_keys=tuple(cited), unknown_key_count=unknown, removed_link_count=removed)
+    return _cited(text, references, links)
+
+
+def in_one_form(text: str, keys: Collection[str]) -> Rendered:
+    """Return `text` with its keys written "[P1, P2]", and everything that looks like a link removed.
+
+    Args:
+        text: as for `render`.
+        keys: the closed set.
+    """
+    return _cited(text, keys, lambda _match, known: f"[{', '.join(known)}]" if known else _REMOVED)
+
+
+def without_links(text: str) -> tuple[str, int]:
+    """Return `text` without links and tags, and their number; what a removal uncovers is removed as well.
+
+    Addresses without a scheme, DOIs, arXiv identifiers and mail addresses count as links.
+    """
+    removed = 0
+    for _ in range(MAX_NESTING * len(_LINKS)):
+        for pattern in _LINKS:
+            text, count = pattern.subn(r"\1\2", text)
+            removed += count
+            if count:
+                break  # what it uncovers comes before the other patterns
+        else:
+            break
+    else:  # nobody nests links so deep but to get one through: no mark of one is left
+        text = text.replace("](", "] (").replace("://", ": //")
+    return _TAG_START.sub(r"\1\\<", text), removed
 
 
 class StreamRenderer:
@@ -106,6 +146,25 @@ class StreamRenderer:
         body = ready.rstrip()
         lead = body[: len(body) - len(body.lstrip())]
         return lead + render(body, self._references).text.strip() + ready[len(body) :]
+
+
+def _cited(text: str, keys: Collection[str], written: Callable[[re.Match[str], list[str]], str]) -> Rendered:
+    """Return `text` with each citation replaced by what is `written` for its known keys."""
+    cited: dict[str, None] = {}
+    unknown = 0
+
+    def replaced(match: re.Match[str]) -> str:
+        nonlocal unknown
+        found = [key for group in _GROUP.findall(match.group()) for key in _keys_in(group)]
+        known = [key for key in dict.fromkeys(found) if key in keys]
+        unknown += sum(key not in keys for key in found)
+        cited.update(dict.fromkeys(known))
+        return written(match, known)
+
+    # The order matters: foreign links go first, so that every link left is one of ours.
+    plain, removed = without_links(text.replace(_REMOVED, ""))
+    linked = _CITATION.sub(replaced, plain)
+    return Rendered(text=_tidy(linked), cited_keys=tuple(cited), unknown_key_count=unknown, removed_link_count=removed)
 
 
 def _safe_cut(held: str) -> int:
@@ -146,11 +205,6 @@ def _key(item: str) -> str:
     return f"P{int(item.lstrip('P'))}"
 
 
-def _merged(text: str) -> str:
-    """Return `text` with neighbouring citations as one: "[P1][P2]" as "[P1, P2]"."""
-    return re.sub(r"(?<=\d)\s*[\]】][\[【]\s*(?=P\d)", ", ", text)
-
-
 def _placed(match: re.Match[str], links: list[str]) -> str:
     """Return the links as the place in the sentence asks: as its noun, or in brackets after a claim."""
     if not links:
@@ -174,19 +228,6 @@ def _is_noun(before: str, after: str) -> bool:
     if line.endswith(tuple(".!?。！？")):  # between two sentences: it opens the second, unless that opens by itself
         return not is_end_after and not following[0].isupper()
     return not is_end_after
-
-
-def _without_links(text: str) -> tuple[str, int]:
-    """Return `text` without links and tags, and their number; what a removal uncovers is removed as well."""
-    removed = 0
-    for _ in range(MAX_NESTING):
-        before = removed
-        for pattern in _LINKS:
-            text, count = pattern.subn(r"\1", text)
-            removed += count
-        if removed == before:
-            break
-    return text, removed
 
 
 def _tidy(text: str) -> str:

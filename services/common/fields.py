@@ -6,7 +6,8 @@ from typing import Any
 from services.common.errors import InvalidRequest, Violation
 
 LANGUAGE = re.compile(r"[a-z]{2,3}")
-MODEL = re.compile(r"[a-z0-9_-]+:[^\s]{1,200}")
+MODEL = re.compile(r"[a-z0-9_-]+:[^\s,]{1,200}")
+MAX_MODELS = 5
 
 
 class FieldChecks:
@@ -56,7 +57,14 @@ class FieldChecks:
 
     def model(self, field: str, value: str) -> bool:
         """Require nothing, which means the default, or "provider:model"."""
-        return self.require(not value or MODEL.fullmatch(value) is not None, field, f"provider:model, not {value!r}")
+        is_model = not value or MODEL.fullmatch(value) is not None
+        return self.require(is_model, field, f"provider:model, not {value[:80]!r}")
+
+    def models(self, field: str, value: str) -> bool:
+        """Require nothing, which means the default, or at most 5 times "provider:model", separated by commas."""
+        names = value.split(",") if value else []
+        is_list = len(names) <= MAX_MODELS and all(MODEL.fullmatch(name) for name in names)
+        return self.require(is_list, field, f"provider:model, more of them after commas, not {value[:80]!r}")
 
     def finish(self) -> None:
         """End the checks.

@@ -18,11 +18,13 @@ def escape(text: str) -> str:
 
 def plain(text: str) -> str:
     """Return `text` in one line, NFC, without control, bidirectional, zero-width and private characters."""
+    return " ".join(visible(unicodedata.normalize("NFC", text)).split())
+
+
+def visible(text: str) -> str:
+    """Return `text` without control, bidirectional, zero-width and private characters; white space stays."""
     if text.isprintable():  # most texts: nothing to take out
-        return " ".join(unicodedata.normalize("NFC", text).split())
-    kept = (
-        " " if character.isspace() else character
-        for character in unicodedata.normalize("NFC", text)
-        if character.isspace() or unicodedata.category(character) not in _INVISIBLE
+        return text
+    return "".join(
+        character for character in text if character.isspace() or unicodedata.category(character) not in _INVISIBLE
     )
-    return " ".join("".join(kept).split())

@@ -5,6 +5,7 @@ import ipaddress
 import logging
 import signal
 from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -16,6 +17,7 @@ from services.common.settings import SettingsError
 from services.common.telemetry import ServerTracing
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 CONNECTION_AGE_S = 60
 """After this long a client is asked to reconnect, so that it looks its addresses up again and finds new workers."""
@@ -59,12 +61,21 @@ class RoleServer:
         self._health = health.aio.HealthServicer()
         self._names: list[str] = []
         self._closers: list[Callable[[], Awaitable[None]]] = []
+        self._shared: dict[str, Any] = {}
 
     def mounted(self, service_name: str, close: Callable[[], Awaitable[None]] | None = None) -> None:
         """Announce a service that was added to `server`, and what to await once its calls have ended."""
         self._names.append(service_name)
         if close:
             self._closers.append(close)
+
+    def once(self, name: str, make: Callable[[], T], close: Callable[[T], Awaitable[None]]) -> T:
+        """Return what roles on this server share: made by the first that asks, closed with `close` at the end."""
+        if name not in self._shared:
+            made = self._shared[name] = make()
+            self._closers.append(lambda: close(made))
+        found: T = self._shared[name]
+        return found
 
     async def start(self) -> None:
         """Begin to serve; from then on health says SERVING."""

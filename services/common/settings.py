@@ -12,6 +12,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "PAPERROUTE_"
 ROLES = ("retrieval", "embedding", "ordering", "generation", "summarization", "gateway")
+GROUPS = (*ROLES, "models", "paid", "openai", "anthropic", "gemini", "compatible")
+"""What may stand before "__" in the name of a variable."""
 Settings = TypeVar("Settings", bound=BaseSettings)
 
 
@@ -75,7 +77,7 @@ def _unknown_names(kind: type[BaseSettings], prefix: str, names: Mapping[str, st
     known = {f"{prefix}{field.upper()}" for field in kind.model_fields}
     mine = [name for name in names if name.startswith(prefix) and name not in known]
     if prefix == PREFIX:  # variables of the roles begin with the shared prefix too
-        mine = [name for name in mine if name.removeprefix(PREFIX).split("__")[0].lower() not in ROLES]
+        mine = [name for name in mine if name.removeprefix(PREFIX).split("__")[0].lower() not in GROUPS]
     return [f"{name}: no such setting{_suggestion(name, known)}" for name in sorted(mine)]
 
 

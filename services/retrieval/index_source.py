@@ -120,20 +120,16 @@ class IndexSource:
         await asyncio.to_thread(self._index.close)
 
     async def _vector(self, query: IndexQuery) -> Vector | None:
-        beside, encoder = await asyncio.to_thread(self._index.use, lambda view: _needed(view, query))
-        if beside is None or self._query_vectors is None:
+        encoder = await asyncio.to_thread(self._index.use, lambda view: _encoder_needed(view, query))
+        if encoder is None or self._query_vectors is None:
             return None
-        return await self._query_vectors.vector(query.term, encoder=encoder, beside=beside)
+        return await self._query_vectors.vector(query.term, encoder)
 
 
-def _needed(view: IndexView, query: IndexQuery) -> tuple[Paper | None, str]:
-    """Return a paper to embed the term beside, and the encoder of the index; None when no vector is needed."""
-    hits = view.holding_all_words(query.term, query.limits)
-    has_enough = query.is_newest_first and len(hits) >= ENOUGH_HITS
-    if has_enough or not view.facts.record_count:
-        return None, view.facts.encoder
-    number = view.newest_first(hits)[:1] if len(hits) else np.ones(1, dtype=np.int64)
-    return view.papers(number)[0], view.facts.encoder
+def _encoder_needed(view: IndexView, query: IndexQuery) -> str | None:
+    """Return the encoder of the index; None when no vector is needed to rank what it holds."""
+    has_enough = query.is_newest_first and len(view.holding_all_words(query.term, query.limits)) >= ENOUGH_HITS
+    return None if has_enough or not view.facts.record_count else view.facts.encoder
 
 
 def _answer(view: IndexView, query: IndexQuery, vector: Vector | None) -> IndexAnswer:

@@ -70,26 +70,25 @@ class QueryVectors:
         self._kept: OrderedDict[tuple[str, str], NDArray[np.float32]] = OrderedDict()
         self._ask_again_at = 0.0
 
-    async def vector(self, text: str, *, encoder: str, beside: Paper) -> NDArray[np.float32] | None:
+    async def vector(self, text: str, encoder: str) -> NDArray[np.float32] | None:
         """Return shape (dimension,), L2 norm 1; None when the service does not give one by that encoder.
 
         Args:
             text: at most 4,000 characters.
             encoder: "provider:model" of the vectors to compare it with.
-            beside: EmbedPapers encodes a text only beside a paper; best one that is embedded anyway.
         """
         key = (encoder, text)
         if key not in self._kept:
             if time.monotonic() < self._ask_again_at:
                 return None
-            request = pb.EmbedPapersRequest(encoder=encoder, papers=[message_of(beside)], query=text)
+            request = pb.EmbedTextsRequest(encoder=encoder, texts=[text])
             try:
-                answer = await self._stub.EmbedPapers(request, timeout=QUERY_TIMEOUT_S)
+                answer = await self._stub.EmbedTexts(request, timeout=QUERY_TIMEOUT_S)
             except grpc.aio.AioRpcError as failure:
                 self._ask_again_at = time.monotonic() + PAUSE_S
                 logger.warning("ranked %r by date, its vector is missing: %s", text, failure.details())
                 return None
-            self._kept[key] = vectors_of(answer.query_vector, answer.dimension)[0]
+            self._kept[key] = vectors_of(answer.vectors, answer.dimension)[0]
             if len(self._kept) > MAX_KEPT_QUERIES:
                 self._kept.popitem(last=False)
         return self._kept[key]

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from paperroute.v1 import retrieval_service_pb2 as pb
 
+from services.common.database import Database, clock_s
 from services.common.errors import PaperRouteError
 from services.common.papers import Paper, message_of, paper_of
 from services.retrieval.arxiv_client import ArxivPage
-from services.retrieval.store import RetrievalStore, clock_s
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -50,7 +50,7 @@ class FoundPage:
 class PageCache:
     """Keeps the pages of the API at one address."""
 
-    def __init__(self, store: RetrievalStore, url: str, max_bytes: int) -> None:
+    def __init__(self, store: Database, url: str, max_bytes: int) -> None:
         self._store = store
         self._url = url
         self._max_bytes = max_bytes

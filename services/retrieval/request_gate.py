@@ -14,9 +14,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from services.common.database import Database, clock_s
 from services.common.errors import PaperRouteError
 from services.retrieval.arxiv_client import Fault, PageUnreadable
-from services.retrieval.store import RetrievalStore, clock_s
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Row
@@ -55,7 +55,7 @@ class RequestGate:
 
     def __init__(
         self,
-        store: RetrievalStore,
+        store: Database,
         *,
         spacing_s: float,
         cooldown_s: float,

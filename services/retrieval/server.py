@@ -22,7 +22,7 @@ from services.retrieval.sample_source import SampleSource
 from services.retrieval.service import RetrievalService
 from services.retrieval.settings import RetrievalSettings
 from services.retrieval.sources import SourceName
-from services.retrieval.store import RetrievalStore, store_url
+from services.retrieval.store import open_store
 from services.retrieval.store_source import StoreSource
 
 
@@ -32,7 +32,7 @@ def mount(host: RoleServer, settings: RetrievalSettings, shared: SharedSettings)
     Raises:
         SettingsError: the address of the database cannot be used.
     """
-    store = RetrievalStore(store_url(shared))
+    store = open_store(shared)
     gate = RequestGate(store, spacing_s=settings.request_spacing_s, cooldown_s=settings.cooldown_s)
     cache = PageCache(store, settings.arxiv_url, settings.max_cache_bytes)
     channel = open_channel(settings.embedding)

@@ -20,9 +20,10 @@ from standins.arxiv_atom import Record
 
 from services.common.errors import reason_in, status_in, violations_in
 from services.common.papers import moment_of, timestamp_of
+from services.common.settings import SharedSettings
 from services.retrieval.server import mount
 from services.retrieval.settings import RetrievalSettings
-from services.retrieval.store import FILE, RetrievalStore
+from services.retrieval.store import FILE, open_store
 from services.retrieval.tables import page as pages
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -115,7 +116,7 @@ def ids_in(found: pb.SearchResult) -> list[int]:
 
 
 async def make_older(data_dir: Path, days: int) -> None:
-    store = RetrievalStore(f"sqlite:///{data_dir / FILE}")
+    store = open_store(SharedSettings(data_dir=data_dir))
     older = update(pages).values(answered_at=pages.c.answered_at - days * 86_400)
     await store.run(lambda connection: connection.execute(older))
     await store.close()

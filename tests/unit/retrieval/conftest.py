@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 from postgres import database_url, postgres  # noqa: F401  # fixtures
 
+from services.common.database import Database
 from services.common.settings import SharedSettings
-from services.retrieval.store import RetrievalStore, store_url
+from services.retrieval.store import open_store
 
 
 @pytest.fixture
@@ -14,8 +15,8 @@ def shared(database_url: str, tmp_path: Path) -> SharedSettings:  # noqa: F811
 
 
 @pytest.fixture
-async def store(shared: SharedSettings) -> AsyncIterator[RetrievalStore]:
+async def store(shared: SharedSettings) -> AsyncIterator[Database]:
     """An empty store, in SQLite and in PostgreSQL."""
-    opened = RetrievalStore(store_url(shared))
+    opened = open_store(shared)
     yield opened
     await opened.close()

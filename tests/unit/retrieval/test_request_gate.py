@@ -7,10 +7,11 @@ from contextlib import AsyncExitStack
 import pytest
 from sqlalchemy import select, update
 
+from services.common.database import Database
 from services.retrieval import request_gate
 from services.retrieval.arxiv_client import Fault, PageUnreadable
 from services.retrieval.request_gate import Place, QueueWait, RequestGate
-from services.retrieval.store import RetrievalStore, store_url
+from services.retrieval.store import open_store
 from services.retrieval.tables import gate as gates
 from services.retrieval.tables import ticket as tickets
 
@@ -23,7 +24,7 @@ async def make_gate(shared):
     async with AsyncExitStack() as stack:
 
         def make(*, spacing_s: float = 0.0, cooldown_s: float = 0.0) -> RequestGate:
-            store = RetrievalStore(store_url(shared))
+            store = open_store(shared)
             stack.push_async_callback(store.close)
             made = RequestGate(store, spacing_s=spacing_s, cooldown_s=cooldown_s, chance=lambda: 0.5)
             stack.push_async_callback(made.close)
@@ -63,7 +64,7 @@ async def look(gate: RequestGate) -> QueueWait | None:
         return await place.wait()
 
 
-async def let_pass(store: RetrievalStore, seconds: float) -> None:
+async def let_pass(store: Database, seconds: float) -> None:
     def move(connection):
         for table, names in (
             (gates, ("lease_until", "next_start_at", "cooldown_until")),

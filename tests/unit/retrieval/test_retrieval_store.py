@@ -1,21 +1,23 @@
 import asyncio
 import stat
 import threading
+from pathlib import Path
 
 import pytest
 from sqlalchemy import insert, select, text, update
 
+from services.common.database import Database, clock_s, database_url
 from services.common.errors import NotReady, UpstreamFailed
 from services.common.settings import SettingsError, SharedSettings
-from services.retrieval.store import FILE, RetrievalStore, clock_s, store_url
+from services.retrieval.store import FILE, open_store
 from services.retrieval.tables import gate, schema
 
 
-async def names_in(store: RetrievalStore) -> list[str]:
+async def names_in(store: Database) -> list[str]:
     return await store.run(lambda connection: list(connection.execute(select(gate.c.name)).scalars()))
 
 
-async def add(store: RetrievalStore, name: str) -> None:
+async def add(store: Database, name: str) -> None:
     await store.run(lambda connection: connection.execute(insert(gate).values(name=name)))
 
 
@@ -35,14 +37,14 @@ async def test_clock_is_the_database_s_and_goes_on_within_a_transaction(store):
 
 async def test_what_one_wrote_another_reads(shared, store):
     await add(store, "a")
-    other = RetrievalStore(store_url(shared))
+    other = open_store(shared)
 
     assert await names_in(other) == ["a"]
     await other.close()
 
 
 async def test_many_may_open_an_empty_store_at_once(shared):
-    stores = [RetrievalStore(store_url(shared)) for _ in range(6)]
+    stores = [open_store(shared) for _ in range(6)]
 
     await asyncio.gather(*(add(each, f"gate {number}") for number, each in enumerate(stores)))
 
@@ -53,7 +55,7 @@ async def test_many_may_open_an_empty_store_at_once(shared):
 
 async def test_transactions_that_change_one_row_do_not_lose_a_change(shared):
     """A read and the write that follows from it are one."""
-    stores = [RetrievalStore(store_url(shared)) for _ in range(3)]
+    stores = [open_store(shared) for _ in range(3)]
     await add(stores[0], "counter")
 
     def count(connection):
@@ -92,7 +94,7 @@ async def test_tables_of_another_version_are_made_anew(shared, store):
     await add(store, "old")
     await store.run(lambda connection: connection.execute(update(schema).values(version=-1)))
 
-    other = RetrievalStore(store_url(shared))
+    other = open_store(shared)
 
     assert await names_in(other) == []
     await add(other, "new")
@@ -122,7 +124,7 @@ async def test_cancelled_caller_waits_for_its_transaction(store):
 
 async def test_file_is_for_its_owner_only(tmp_path):
     shared = SharedSettings(data_dir=tmp_path / "a?b%20c" / "data")
-    store = RetrievalStore(store_url(shared))
+    store = open_store(shared)
     await add(store, "a")
 
     found = {path.name: stat.S_IMODE(path.stat().st_mode) for path in shared.data_dir.iterdir()}
@@ -132,14 +134,14 @@ async def test_file_is_for_its_owner_only(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "url",
+    "shared",
     [
-        pytest.param("sqlite:////proc/no/such.sqlite3", id="no folder"),
-        pytest.param("postgresql+psycopg://u:secret@127.0.0.1:1/d", id="no server"),
+        pytest.param(SharedSettings(data_dir=Path("/proc/no")), id="no folder"),
+        pytest.param(SharedSettings(database_url="postgresql://u:secret@127.0.0.1:1/d"), id="no server"),
     ],
 )
-async def test_store_that_cannot_be_opened_says_what_to_do(url):
-    store = RetrievalStore(url)
+async def test_store_that_cannot_be_opened_says_what_to_do(shared):
+    store = open_store(shared)
 
     with pytest.raises(NotReady, match="PAPERROUTE_DATA") as failure:
         await store.run(clock_s)
@@ -150,7 +152,7 @@ async def test_store_that_cannot_be_opened_says_what_to_do(url):
 
 async def test_damaged_file_says_what_to_do(tmp_path):
     (tmp_path / FILE).write_bytes(b"no database" * 1_000)
-    store = RetrievalStore(f"sqlite:///{tmp_path / FILE}")
+    store = open_store(SharedSettings(data_dir=tmp_path))
 
     with pytest.raises(NotReady, match=f"remove {FILE}"):
         await store.run(clock_s)
@@ -160,7 +162,7 @@ async def test_damaged_file_says_what_to_do(tmp_path):
 @pytest.mark.parametrize("url", ["mysql://h/d", "postgresql", "h/d"])
 def test_other_databases_are_refused_by_the_variable_s_name(url):
     with pytest.raises(SettingsError, match=r"^PAPERROUTE_DATABASE_URL: an address that begins with postgresql://$"):
-        store_url(SharedSettings(database_url=url))
+        database_url(SharedSettings(database_url=url), FILE)
 
 
 def test_address_shows_in_no_repr():

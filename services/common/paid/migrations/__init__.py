@@ -1,0 +1,1 @@
+"""Changes of a ledger's tables, in order; `services.common.paid.ledger_schema` runs them with Alembic."""

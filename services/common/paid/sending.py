@@ -1,0 +1,304 @@
+"""A claimed call on its way: its attempts, what broke, what it cost, and its end in the ledger."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from services.common.errors import PaperRouteError
+from services.common.paid.caller import Caller
+from services.common.paid.faults import FaultKind, ProviderFault
+from services.common.paid.ledger import Ledger
+from services.common.paid.ledger_values import CallState, Claimed
+from services.common.paid.prices import PriceBook, Priced
+from services.common.paid.usage import TokenUsage, Usage, plausible, summed
+
+if TYPE_CHECKING:
+    from services.common.paid.calls import Landed, PaidCall, Reply, Send, TextSink
+    from services.common.paid.governor import Governor
+
+logger = logging.getLogger(__name__)
+
+MAX_CALL_S = 180.0
+"""Longest one attempt may take, whether or not its caller still waits."""
+_BROKEN_STATES = {FaultKind.TRUNCATED: CallState.TRUNCATED, FaultKind.MALFORMED: CallState.MALFORMED}
+
+
+class CallerLeft(Exception):
+    """Nobody waits for the answer any more, and nothing was sent that would have to be awaited."""
+
+
+class LiveText:
+    """Passes text on as it is written, until its taker has left."""
+
+    def __init__(self, sink: "TextSink") -> None:
+        self._sink: TextSink | None = sink
+        self._has_text = False
+
+    def text(self, piece: str) -> None:
+        """Pass on the next piece."""
+        if self._sink is not None:
+            self._has_text = True
+            self._sink.text(piece)
+
+    def restart(self, reason: str) -> None:
+        """Say that the text begins anew, unless none was passed on yet."""
+        if self._sink is not None and self._has_text:
+            self._has_text = False
+            self._sink.restart(reason)
+
+    def close(self) -> None:
+        """Pass on nothing more."""
+        self._sink = None
+
+
+class Wanted:
+    """A call as its caller wants it, for as long as the caller waits."""
+
+    def __init__(self, call: "PaidCall", caller: Caller, send: "Send", sink: "TextSink | None") -> None:
+        """Describe it; the arguments are those of `PaidCalls.run`."""
+        self.call = call
+        self.caller = caller
+        self.send = send
+        self.live = LiveText(sink) if sink is not None else None
+        self.task: asyncio.Task[Landed] | None = None
+        """Looks for the answer, and makes the call."""
+        self.has_left = False
+        """Whether nobody waits for the answer any more."""
+        self._may_cancel = False
+
+    def leave(self) -> None:
+        """Note that the caller has gone. What was sent goes on, since it is paid for; what waits is given up."""
+        self.has_left = True
+        if self.live is not None:
+            self.live.close()
+        if self._may_cancel and self.task is not None:
+            self.task.cancel()
+
+    def stay(self) -> None:
+        """Raise CallerLeft if the caller has gone."""
+        if self.has_left:
+            raise CallerLeft
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Hold a wait that is given up when the caller goes."""
+        self.stay()
+        with self._cancellable(is_so=True):
+            yield
+
+    @contextlib.contextmanager
+    def under_way(self) -> Iterator[None]:
+        """Hold what is not given up, inside of a wait."""
+        with self._cancellable(is_so=False):
+            yield
+
+    @contextlib.contextmanager
+    def _cancellable(self, *, is_so: bool) -> Iterator[None]:
+        before, self._may_cancel = self._may_cancel, is_so
+        try:
+            yield
+        finally:
+            self._may_cancel = before
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sent:
+    """A call that was answered now."""
+
+    reply: "Reply"
+    answered: Usage
+    """Of the attempt that was answered: what the ledger keeps with the answer."""
+    paid: Usage
+    """With those that broke before it."""
+
+
+class Sending:
+    """Makes one claimed call."""
+
+    def __init__(
+        self,
+        wanted: Wanted,
+        claimed: Claimed,
+        *,
+        ledger: Ledger,
+        prices: PriceBook,
+        governor: "Governor",
+        keep: "Callable[[asyncio.Task[Reply]], object]",
+    ) -> None:
+        """Prepare it; nothing is sent yet.
+
+        Args:
+            wanted: the call.
+            claimed: its claim.
+            ledger: where it was claimed.
+            prices: what it costs.
+            governor: of its model.
+            keep: takes a task that may outlive its caller.
+        """
+        self._wanted = wanted
+        self._claimed = claimed
+        self._ledger = ledger
+        self._prices = prices
+        self._governor = governor
+        self._keep = keep
+        self._at = datetime.fromtimestamp(claimed.started_at, UTC)
+        self._attempt: asyncio.Task[Reply] | None = None
+        self._reserved: int | None = None  # for the attempt under way
+        self._seconds = 0.0  # of the last attempt
+        self._restart_reason = ""
+        self._owes_row = False  # an attempt was made that no row tells of yet
+        self._broken: list[Usage] = []
+
+    async def run(self) -> "Sent":
+        """Reserve, send and record; whatever comes in between is recorded too.
+
+        Raises:
+            BudgetReached: the call could cost more than is left.
+            Unpriced: there is a limit and the price is not known.
+            ProviderFault: there is no answer.
+            CallerLeft: the caller went before anything was sent again.
+        """
+        try:
+            self._reserve()
+            reply = await self._reply()
+        except BaseException:
+            await self._drop()
+            raise
+        tokens = plausible(reply.tokens)
+        priced = self._priced(tokens)
+        self._settle(priced)
+        await self._ledger.finish(
+            self._claimed,
+            state=CallState(reply.outcome.value),
+            tokens=tokens,
+            priced=priced,
+            body=reply.body,
+            response_id=reply.response_id,
+        )
+        usage = self._usage(tokens, priced)
+        return Sent(reply=reply, answered=usage, paid=summed([usage, *self._broken])[0])
+
+    def _reserve(self) -> None:
+        """Set aside the most that the next attempt can cost."""
+        call = self._wanted.call
+        worst = self._prices.worst(call.model, call.worst, at=self._at, seconds=MAX_CALL_S)
+        self._reserved = self._wanted.caller.purse.reserve(call.model, worst)
+
+    def _settle(self, spent: Priced | None) -> None:
+        """Replace what is set aside by what was spent; None for nothing."""
+        cost = spent.cost_nano_usd if spent else None
+        self._wanted.caller.purse.settle(self._reserved or 0, cost or 0)
+        self._reserved = None
+
+    async def _reply(self) -> "Reply":
+        """Return the answer, asked for as often as the governor thinks right."""
+        caller = self._wanted.caller
+        try:
+            with self._wanted.waiting():
+                return await self._governor.run(
+                    self._send,
+                    priority=caller.priority,
+                    worst=self._wanted.call.worst,
+                    deadline=caller.deadline,
+                    on_fault=self._note,
+                )
+        except ProviderFault:
+            if self._attempt is None or _has_failed(self._attempt):
+                raise
+            return await self._attempt  # the caller's time is over, but what was sent is paid for
+
+    async def _send(self) -> "Reply":
+        """Make an attempt; one that was sent goes on when this is cancelled."""
+        self._wanted.stay()
+        if self._reserved is None:
+            self._reserve()
+        if self._wanted.live is not None:
+            self._wanted.live.restart(self._restart_reason)
+        self._attempt = asyncio.create_task(self._try())
+        self._keep(self._attempt)
+        with self._wanted.under_way():
+            return await asyncio.shield(self._attempt)
+
+    async def _try(self) -> "Reply":
+        self._owes_row = True
+        began = time.monotonic()
+        try:
+            return await self._bounded_send()
+        except PaperRouteError:
+            self._owes_row = False  # it was not sent: the key is missing
+            raise
+        except ProviderFault as fault:
+            self._seconds = time.monotonic() - began
+            await self._broke(fault)
+            raise
+        finally:
+            self._seconds = time.monotonic() - began
+
+    async def _bounded_send(self) -> "Reply":
+        try:
+            async with asyncio.timeout(MAX_CALL_S):
+                return await self._wanted.send(self._wanted.live)
+        except TimeoutError as error:
+            problem = f"no answer within {MAX_CALL_S:.0f} s"
+            raise ProviderFault(FaultKind.TIMEOUT, self._wanted.call.model, problem) from error
+
+    async def _broke(self, fault: ProviderFault) -> None:
+        """Record what an attempt cost that brought no answer."""
+        self._restart_reason = fault.kind.value
+        if fault.tokens is None:
+            return
+        tokens = plausible(fault.tokens)
+        priced = self._priced(tokens)
+        self._settle(priced)
+        self._broken.append(replace(self._usage(tokens, priced), call_count=0))
+        state = _BROKEN_STATES.get(fault.kind, CallState.FAILED)
+        await self._ledger.add_broken(self._claimed, state=state, tokens=tokens, priced=priced, seconds=self._seconds)
+        self._owes_row = False
+
+    async def _drop(self) -> None:
+        """Finish a call without an answer: as failed if an attempt was made, else as if it had never been.
+
+        An attempt cut short by the end of the process may have been paid for: its row is left to its lease, to be lost.
+        """
+        if self._attempt is not None and (not self._attempt.done() or self._attempt.cancelled()):
+            return
+        if not self._owes_row:
+            self._settle(None)
+            await self._ledger.release(self._claimed)
+            return
+        priced = self._priced(TokenUsage())
+        self._settle(priced)
+        await self._ledger.finish(self._claimed, state=CallState.FAILED, tokens=TokenUsage(), priced=priced)
+
+    async def _note(self, fault: ProviderFault) -> None:
+        logger.info("%s for %s: %s", self._wanted.caller.stage, self._wanted.caller.survey_id, fault)
+
+    def _priced(self, tokens: TokenUsage) -> Priced:
+        return self._prices.price(
+            self._wanted.call.model,
+            tokens,
+            at=self._at,
+            seconds=self._seconds,
+            mean_in_flight=self._governor.mean_in_flight,
+        )
+
+    def _usage(self, tokens: TokenUsage, priced: Priced) -> Usage:
+        return Usage(
+            model=self._wanted.call.model,
+            input_tokens=tokens.input_tokens,
+            cached_input_tokens=tokens.cached_input_tokens,
+            cache_write_tokens=tokens.cache_write_tokens,
+            output_tokens=tokens.output_tokens,
+            reasoning_tokens=tokens.reasoning_tokens,
+            cost_nano_usd=priced.cost_nano_usd,
+            is_estimated=tokens.is_estimated,
+        )
+
+
+def _has_failed(attempt: "asyncio.Task[Reply]") -> bool:
+    return attempt.done() and (attempt.cancelled() or attempt.exception() is not None)

@@ -1,0 +1,1 @@
+"""Model providers behind one chat interface and one for embeddings: a file each, made of its SDK and its habits."""
