@@ -69,6 +69,10 @@ class Fakes(
     text_of: Callable[[generation_pb.WriteSectionRequest], str] = prose
     before: dict[str, Hook] = field(default_factory=dict)
     requests: dict[str, list[Any]] = field(default_factory=dict)
+    section_fields: dict[str, Any] = field(default_factory=dict)
+    """Further fields of every section."""
+    recorded: list[usage_pb2.RecordedCall] = field(default_factory=list)
+    """What the ledger of generation holds."""
 
     async def _begin(self, method: str, request: Any) -> None:
         self.requests.setdefault(method, []).append(request)
@@ -136,8 +140,18 @@ class Fakes(
             yield generation_pb.WriteSectionResponse(text_delta=text[at : at + 11])
         title = f"Section {request.chapter_number}.{request.section_number}"
         yield generation_pb.WriteSectionResponse(
-            finished=generation_pb.SectionText(title=title, text=text, model=MODEL, usage=[usage()])
+            finished=generation_pb.SectionText(
+                title=title, text=text, model=MODEL, usage=[usage()], **self.section_fields
+            )
         )
+
+    async def ListCalls(self, request, context):
+        await self._begin("ListCalls", request)
+        return generation_pb.ListCallsResponse(calls=self.recorded)
+
+    async def ListEncoderCalls(self, request, context):
+        await self._begin("ListEncoderCalls", request)
+        return embedding_pb.ListEncoderCallsResponse()
 
     async def WriteFrame(self, request, context):
         await self._begin("WriteFrame", request)

@@ -4,13 +4,17 @@ from collections.abc import Sequence
 
 from paperroute.v1 import generation_service_pb2 as pb
 from paperroute.v1 import summarization_service_pb2 as summarization_pb
-from paperroute.v1 import usage_pb2
+from paperroute.v1 import writing_pb2
 
 from services.common.citations import KEY
 from services.common.fields import LANGUAGE, FieldChecks
+from services.common.paid.caller import MAX_NAME_CHARACTERS, check_call
+from services.common.paid.usage import usage_message
 from services.common.papers import check_paper, paper_of
-from services.generation.engines import Engines, check_model
+from services.generation.engines import Engines
 from services.generation.tasks import (
+    Flag,
+    FlagKind,
     FramePart,
     FramePartKind,
     FrameTask,
@@ -19,10 +23,12 @@ from services.generation.tasks import (
     OutlineSection,
     PaperSummary,
     PlanTask,
+    Restarted,
     SearchPlan,
+    SectionForm,
     SectionTask,
+    SummaryStyle,
     SummaryTask,
-    Usage,
     WrittenFrame,
     WrittenSection,
     place_of,
@@ -33,6 +39,9 @@ MAX_SEARCH_TERMS = 10
 DEFAULT_SEARCH_TERMS = 3
 MAX_CHAPTERS = 50
 MAX_SECTION_PAPERS = 50
+MAX_SINGLE_PAPERS = 500
+MAX_PLAN_CANDIDATES = 20
+MAX_CALLS, DEFAULT_CALLS = 1_000, 500
 MAX_PLACES = 10_000
 SUMMARY_SECONDS = (5, 120)
 DEFAULT_SUMMARY_SECONDS = 30
@@ -43,6 +52,15 @@ _PARTS = {
     FramePartKind.CHAPTER_TITLE: pb.FRAME_PART_KIND_CHAPTER_TITLE,
     FramePartKind.CHAPTER_TEXT: pb.FRAME_PART_KIND_CHAPTER_TEXT,
     FramePartKind.CLOSING: pb.FRAME_PART_KIND_CLOSING,
+}
+_FLAGS = {
+    FlagKind.UNSUPPORTED: writing_pb2.TEXT_FLAG_KIND_UNSUPPORTED,
+    FlagKind.FROM_MEMORY: writing_pb2.TEXT_FLAG_KIND_FROM_MEMORY,
+}
+_STYLES = {
+    writing_pb2.SUMMARY_STYLE_UNSPECIFIED: SummaryStyle.PROBLEM_METHOD,
+    writing_pb2.SUMMARY_STYLE_PLAIN: SummaryStyle.PLAIN,
+    writing_pb2.SUMMARY_STYLE_PROBLEM_METHOD: SummaryStyle.PROBLEM_METHOD,
 }
 
 Request = pb.PlanSearchRequest | summarization_pb.SummarizePaperRequest | pb.WriteSectionRequest | pb.WriteFrameRequest
@@ -59,12 +77,14 @@ def plan_task_of(request: pb.PlanSearchRequest, engines: Engines) -> PlanTask:
     if request.language:
         _check_language(checks, request.language)
     checks.number("max_search_terms", request.max_search_terms, 1, MAX_SEARCH_TERMS)
+    checks.number("plan_candidates", request.plan_candidates, 1, MAX_PLAN_CANDIDATES)
     checks.finish()
     return PlanTask(
         question=request.question,
         language=request.language,
         max_search_terms=request.max_search_terms or DEFAULT_SEARCH_TERMS,
         sample_seed=request.sample_seed,
+        plan_candidates=request.plan_candidates or 1,
     )
 
 
@@ -78,11 +98,13 @@ def summary_task_of(request: summarization_pb.SummarizePaperRequest, engines: En
     check_paper(checks, "paper", request.paper)
     _check_language(checks, request.language)
     checks.number("summary_seconds", request.summary_seconds, *SUMMARY_SECONDS)
+    checks.enum("style", request.style, writing_pb2.SummaryStyle)
     checks.finish()
     return SummaryTask(
         paper=paper_of(request.paper),
         language=request.language,
         summary_seconds=request.summary_seconds or DEFAULT_SUMMARY_SECONDS,
+        style=_STYLES[request.style],
     )
 
 
@@ -97,7 +119,9 @@ def section_task_of(request: pb.WriteSectionRequest, engines: Engines) -> Sectio
     _check_language(checks, request.language)
     keys = _check_outline(checks, request.outline)
     section_keys = _check_place(checks, request)
-    checks.count("papers", len(request.papers), 1, MAX_SECTION_PAPERS)
+    checks.enum("form", request.form, pb.SectionForm)
+    is_single = request.form == pb.SECTION_FORM_SINGLE
+    checks.count("papers", len(request.papers), 1, MAX_SINGLE_PAPERS if is_single else MAX_SECTION_PAPERS)
     _check_papers(checks, request.papers)
     given = [each.key for each in request.papers]
     if section_keys is not None:
@@ -115,6 +139,7 @@ def section_task_of(request: pb.WriteSectionRequest, engines: Engines) -> Sectio
         papers=_papers_of(request.papers),
         route_titles=tuple(request.route_titles),
         sample_seed=request.sample_seed,
+        form=SectionForm.SINGLE if is_single else SectionForm.SECTION,
     )
 
 
@@ -146,21 +171,30 @@ def frame_task_of(request: pb.WriteFrameRequest, engines: Engines) -> FrameTask:
 def plan_response_of(plan: SearchPlan) -> pb.PlanSearchResponse:
     """Return the response of a plan."""
     return pb.PlanSearchResponse(
-        search_terms=plan.search_terms, language=plan.language, model=plan.model, usage=map(_usage_of, plan.usage)
+        search_terms=plan.search_terms,
+        language=plan.language,
+        model=plan.model,
+        usage=map(usage_message, plan.usage),
+        fallback_reason=plan.fallback_reason,
     )
 
 
 def summary_response_of(summary: PaperSummary) -> summarization_pb.SummarizePaperResponse:
     """Return the response of a summary."""
     return summarization_pb.SummarizePaperResponse(
-        summary=summary.summary, model=summary.model, usage=map(_usage_of, summary.usage)
+        summary=summary.summary,
+        model=summary.model,
+        usage=map(usage_message, summary.usage),
+        fallback_reason=summary.fallback_reason,
     )
 
 
-def section_response_of(event: str | WrittenSection) -> pb.WriteSectionResponse:
-    """Return the message of one event of a section: a piece of text, or the section at its end."""
+def section_response_of(event: str | Restarted | WrittenSection) -> pb.WriteSectionResponse:
+    """Return the message of one event of a section: a piece of text, a new beginning, or the section at its end."""
     if isinstance(event, str):
         return pb.WriteSectionResponse(text_delta=event)
+    if isinstance(event, Restarted):
+        return pb.WriteSectionResponse(restarted=pb.SectionRestarted(reason=event.reason))
     finished = pb.SectionText(
         title=event.title,
         text=event.text,
@@ -168,7 +202,11 @@ def section_response_of(event: str | WrittenSection) -> pb.WriteSectionResponse:
         unknown_key_count=event.unknown_key_count,
         removed_link_count=event.removed_link_count,
         model=event.model,
-        usage=map(_usage_of, event.usage),
+        usage=map(usage_message, event.usage),
+        flags=map(_flag_message, event.flags),
+        repair_count=event.repair_count,
+        fallback_reason=event.fallback_reason,
+        is_other_language=event.is_other_language,
     )
     return pb.WriteSectionResponse(finished=finished)
 
@@ -186,23 +224,38 @@ def frame_response_of(event: FramePart | WrittenFrame) -> pb.WriteFrameResponse:
         unknown_key_count=event.unknown_key_count,
         removed_link_count=event.removed_link_count,
         model=event.model,
-        usage=map(_usage_of, event.usage),
+        usage=map(usage_message, event.usage),
+        flags=map(_flag_message, event.flags),
+        fallback_reason=event.fallback_reason,
+        is_other_language=event.is_other_language,
     )
     return pb.WriteFrameResponse(finished=finished)
+
+
+def check_survey_calls(request: pb.ListCallsRequest | pb.DeleteCallsRequest) -> None:
+    """Check a request for the calls of a survey.
+
+    Raises:
+        InvalidRequest: fields break their rules; all of them are named.
+    """
+    checks = FieldChecks()
+    checks.length("tenant", request.tenant, 1, MAX_NAME_CHARACTERS)
+    checks.length("survey_id", request.survey_id, 1, MAX_NAME_CHARACTERS)
+    if isinstance(request, pb.ListCallsRequest):
+        checks.number("page_size", request.page_size, 1, MAX_CALLS)
+    checks.finish()
+
+
+def _flag_message(flag: Flag) -> writing_pb2.TextFlag:
+    return writing_pb2.TextFlag(kind=_FLAGS[flag.kind], sentence=flag.sentence, terms=flag.terms, keys=flag.keys)
 
 
 def _checks_of_call(request: Request, engines: Engines) -> FieldChecks:
     """Return the checks of a request, with those that every request has already made."""
     checks = FieldChecks()
-    _check_call(checks, request.call)
-    check_model(checks, engines, request.model)
+    check_call(checks, request.call)
+    engines.check_models(checks, "model", request.model)
     return checks
-
-
-def _check_call(checks: FieldChecks, call: usage_pb2.CallContext) -> None:
-    limit = call.max_cost_nano_usd
-    checks.require(limit >= 0, "call.max_cost_nano_usd", f"0 or more, not {limit}")
-    checks.enum("call.call_scope", call.call_scope, usage_pb2.CallScope)
 
 
 def _check_language(checks: FieldChecks, language: str) -> None:
@@ -261,18 +314,3 @@ def _outline_of(outline: Sequence[pb.OutlineChapter]) -> Outline:
 
 def _papers_of(papers: Sequence[pb.KeyedPaper]) -> tuple[KeyedPaper, ...]:
     return tuple(KeyedPaper(key=each.key, paper=paper_of(each.paper), summary=each.summary) for each in papers)
-
-
-def _usage_of(usage: Usage) -> usage_pb2.ModelUsage:
-    return usage_pb2.ModelUsage(
-        model=usage.model,
-        call_count=usage.call_count,
-        input_tokens=usage.input_tokens,
-        cached_input_tokens=usage.cached_input_tokens,
-        cache_write_tokens=usage.cache_write_tokens,
-        output_tokens=usage.output_tokens,
-        reasoning_tokens=usage.reasoning_tokens,
-        cost_nano_usd=usage.cost_nano_usd,
-        avoided_cost_nano_usd=usage.avoided_cost_nano_usd,
-        source=usage_pb2.USAGE_SOURCE_ESTIMATED if usage.is_estimated else usage_pb2.USAGE_SOURCE_PROVIDER,
-    )

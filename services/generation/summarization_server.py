@@ -5,7 +5,8 @@ from paperroute.v1 import summarization_service_pb2_grpc as pb_grpc
 from services.common.role import serve_role
 from services.common.server import RoleServer
 from services.common.settings import SharedSettings
-from services.generation.engines import make_engines, require_defaults
+from services.generation.engines import Engines
+from services.generation.parts import parts_of
 from services.generation.service import SummarizationService
 from services.generation.settings import SummarizationSettings
 
@@ -16,9 +17,11 @@ def mount(host: RoleServer, settings: SummarizationSettings, shared: SharedSetti
     Raises:
         SettingsError: the default model is not one there is.
     """
-    engines = make_engines()
-    require_defaults(engines, {"PAPERROUTE_SUMMARIZATION__MODEL_SUMMARIZE": settings.model_summarize})
-    pb_grpc.add_SummarizationServiceServicer_to_server(SummarizationService(settings, engines), host.server)
+    parts = parts_of(host, shared)
+    engines = Engines(parts.providers, parts.calls)
+    engines.require_defaults(parts.models, ("summarize",))
+    service = SummarizationService(parts.models, engines)
+    pb_grpc.add_SummarizationServiceServicer_to_server(service, host.server)
     host.mounted("paperroute.v1.SummarizationService")
 
 

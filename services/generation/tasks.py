@@ -5,26 +5,46 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from services.common.paid.caller import Caller
+from services.common.paid.usage import Usage
 from services.common.papers import Paper
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Usage:
-    """What the calls of one model took and cost; the fields are those of the message ModelUsage."""
+class SummaryStyle(Enum):
+    """What a language model is asked to say of a paper."""
 
-    model: str
-    """As it was called, "provider:model"."""
-    call_count: int = 1
-    input_tokens: int = 0
-    cached_input_tokens: int = 0
-    cache_write_tokens: int = 0
-    output_tokens: int = 0
-    reasoning_tokens: int = 0
-    cost_nano_usd: int | None
-    """None means unpriced, which is not zero."""
-    avoided_cost_nano_usd: int = 0
-    is_estimated: bool = False
-    """Whether we counted the tokens, because the provider did not say."""
+    PLAIN = "plain"
+    PROBLEM_METHOD = "problem-method"
+
+
+class SectionForm(Enum):
+    """What is to be written about papers."""
+
+    SECTION = "section"
+    """A section that names each of its papers."""
+    SINGLE = "single"
+    """The published baseline: a whole survey in one call."""
+
+
+class FlagKind(Enum):
+    """What is wrong with a flagged sentence."""
+
+    UNSUPPORTED = "unsupported"
+    """A number or a name of it stands in no title, abstract or summary of the papers it cites."""
+    FROM_MEMORY = "from_memory"
+    """A method's name of it stands in none of the papers the model was shown."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Flag:
+    """A sentence that the papers it cites do not bear out."""
+
+    kind: FlagKind
+    sentence: str
+    terms: tuple[str, ...]
+    """What was not found."""
+    keys: tuple[str, ...]
+    """Keys the sentence cites."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +56,8 @@ class PlanTask:
     """Wanted for the survey; empty means that of the question."""
     max_search_terms: int
     sample_seed: int
+    plan_candidates: int = 1
+    """How often a language model is asked; the plan that agrees best with the others is taken."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +69,8 @@ class SearchPlan:
     language: str
     model: str
     usage: tuple[Usage, ...]
+    fallback_reason: str = ""
+    """Why it was not the first model asked for, in English; empty when it was."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +81,7 @@ class SummaryTask:
     language: str
     summary_seconds: int
     """Reading time."""
+    style: SummaryStyle = SummaryStyle.PROBLEM_METHOD
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +91,8 @@ class PaperSummary:
     summary: str
     model: str
     usage: tuple[Usage, ...]
+    fallback_reason: str = ""
+    """Why it was not the first model asked for, in English; empty when it was."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,6 +137,7 @@ class SectionTask:
     route_titles: tuple[str, ...]
     """Of all places on the route: that of "P12" is the twelfth."""
     sample_seed: int
+    form: SectionForm = SectionForm.SECTION
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,6 +151,12 @@ class WrittenSection:
     removed_link_count: int
     model: str
     usage: tuple[Usage, ...]
+    flags: tuple[Flag, ...] = ()
+    repair_count: int = 0
+    fallback_reason: str = ""
+    """Why it was not the first model asked for, in English; empty when it was."""
+    is_other_language: bool = False
+    """Whether the text stayed in another language than asked for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -179,12 +213,28 @@ class WrittenFrame:
     removed_link_count: int
     model: str
     usage: tuple[Usage, ...]
+    flags: tuple[Flag, ...] = ()
+    fallback_reason: str = ""
+    """Why it was not the first model asked for, in English; empty when it was."""
+    is_other_language: bool = False
+    """Whether a text stayed in another language than asked for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Restarted:
+    """The pieces of a section so far are void."""
+
+    reason: str
 
 
 class Engine(Protocol):
-    """Does the tasks; whether a language model does the writing is its own affair."""
+    """Does the tasks; whether a language model does the writing is its own affair.
 
-    async def plan_search(self, task: PlanTask) -> SearchPlan:
+    Every method may raise NotReady (the model cannot be used: key, name, form), BudgetReached, Unpriced and
+    UpstreamFailed (it does not answer); the extractive engine raises none of them.
+    """
+
+    async def plan_search(self, task: PlanTask, caller: Caller) -> SearchPlan:
         """Return English search terms.
 
         Raises:
@@ -192,15 +242,19 @@ class Engine(Protocol):
         """
         ...
 
-    async def summarize_paper(self, task: SummaryTask) -> PaperSummary:
+    async def summarize_paper(self, task: SummaryTask, caller: Caller) -> PaperSummary:
         """Return a summary that states problem and method."""
         ...
 
-    def write_section(self, task: SectionTask) -> AsyncIterator[str | WrittenSection]:
-        """Yield the text in pieces that never cut a key, then the section; the pieces make up its `text`."""
+    def write_section(self, task: SectionTask, caller: Caller) -> AsyncIterator[str | Restarted | WrittenSection]:
+        """Yield the text in pieces that never cut a key, then the section.
+
+        The pieces since the last Restarted make up its `text`, but for keys and links that only the whole shows to be
+        no citations.
+        """
         ...
 
-    def write_frame(self, task: FrameTask) -> AsyncIterator[FramePart | WrittenFrame]:
+    def write_frame(self, task: FrameTask, caller: Caller) -> AsyncIterator[FramePart | WrittenFrame]:
         """Yield each part as it is ready, each once, then the frame."""
         ...
 

@@ -16,6 +16,7 @@ from paperroute.v1 import embedding_service_pb2 as pb
 from paperroute.v1 import embedding_service_pb2_grpc as pb_grpc
 from paperroute.v1 import paper_pb2, usage_pb2
 from serving import serving
+from standins.provider_server import ProviderStandIn, quota_spent, refused_key, unknown_model
 from standins.qdrant_server import QdrantStandIn
 
 from services.common.channel import open_channel
@@ -29,6 +30,8 @@ ROOT = Path(__file__).parents[2]
 IN_MEMORY = EmbeddingSettings(store=":memory:")
 IN_FOLDER = EmbeddingSettings()
 TIMEOUT_S = 60
+CALL = usage_pb2.CallContext(tenant="tenant-a", survey_id="survey-1")
+OTHER_CALL = usage_pb2.CallContext(tenant="tenant-b", survey_id="survey-2")
 
 TOPICS = ("Image generation", "Object tracking", "Quantization", "Retrieval", "Scene reconstruction")
 
@@ -52,7 +55,7 @@ def new_year(year: int) -> Timestamp:
 
 
 def embed(
-    channel: grpc.aio.Channel, papers: list[paper_pb2.Paper], **parts: str
+    channel: grpc.aio.Channel, papers: list[paper_pb2.Paper], **parts: object
 ) -> grpc.aio.UnaryUnaryCall[pb.EmbedPapersRequest, pb.EmbedPapersResponse]:
     stub = pb_grpc.EmbeddingServiceStub(channel)
     return stub.EmbedPapers(pb.EmbedPapersRequest(papers=papers, **parts), timeout=TIMEOUT_S)
@@ -63,6 +66,23 @@ def find(
 ) -> grpc.aio.UnaryUnaryCall[pb.FindPapersRequest, pb.FindPapersResponse]:
     stub = pb_grpc.EmbeddingServiceStub(channel)
     return stub.FindPapers(pb.FindPapersRequest(text=text, **parts), timeout=TIMEOUT_S)
+
+
+def texts_by(
+    channel: grpc.aio.Channel, texts: list[str], **parts: object
+) -> grpc.aio.UnaryUnaryCall[pb.EmbedTextsRequest, pb.EmbedTextsResponse]:
+    stub = pb_grpc.EmbeddingServiceStub(channel)
+    return stub.EmbedTexts(pb.EmbedTextsRequest(texts=texts, **parts), timeout=TIMEOUT_S)
+
+
+async def calls_by(channel: grpc.aio.Channel, **parts: object) -> pb.ListEncoderCallsResponse:
+    request = pb.ListEncoderCallsRequest(tenant=CALL.tenant, survey_id=CALL.survey_id, **parts)
+    return await pb_grpc.EmbeddingServiceStub(channel).ListEncoderCalls(request, timeout=TIMEOUT_S)
+
+
+async def deleted_by(channel: grpc.aio.Channel) -> int:
+    request = pb.DeleteEncoderCallsRequest(tenant=CALL.tenant, survey_id=CALL.survey_id)
+    return (await pb_grpc.EmbeddingServiceStub(channel).DeleteEncoderCalls(request, timeout=TIMEOUT_S)).deleted_count
 
 
 def ids_of(response: pb.FindPapersResponse) -> list[str]:
@@ -180,7 +200,7 @@ async def test_an_encoder_that_does_not_exist_is_told_with_the_providers(channel
 
         (violation,) = violations_in(failure.value)
         assert violation.field == "encoder"
-        assert "provider fastembed or wordllama" in violation.description
+        assert "provider fastembed or gemini or openai or wordllama" in violation.description
 
 
 async def test_an_encoder_whose_package_is_missing_is_a_failed_precondition(channel, monkeypatch):
@@ -356,13 +376,11 @@ async def test_a_store_in_use_is_a_failed_precondition_until_it_is_free(tmp_path
 
 
 async def test_a_store_in_use_is_replaced_by_memory_where_that_is_set(tmp_path):
-    async with (
-        serving(mount, IN_FOLDER, tmp_path) as holder,
-        serving(mount, EmbeddingSettings(memory_when_locked=True), tmp_path) as other,
-    ):
-        await embed(holder, papers_from(1))
-        first = await embed(other, papers_from(1, 2))
-        again = await embed(other, papers_from(1, 2))
+    async with serving(mount, IN_FOLDER, tmp_path) as holder:
+        await embed(holder, papers_from(1))  # from here on it has the folder
+        async with serving(mount, EmbeddingSettings(memory_when_locked=True), tmp_path) as other:
+            first = await embed(other, papers_from(1, 2))
+            again = await embed(other, papers_from(1, 2))
 
     assert (first.cached_count, again.cached_count) == (0, 2)
 
@@ -402,6 +420,175 @@ async def test_a_server_can_stop_before_anything_was_asked(tmp_path):
         pass
     async with serving(mount, IN_FOLDER, tmp_path) as opened:
         assert (await embed(opened, papers_from(1))).count == 1
+
+
+async def test_texts_get_unit_rows_in_their_places(channel):
+    """The same as a query's, and in the store there is nothing afterwards."""
+    texts = ["object tracking", "画像生成", "object tracking"]
+
+    response = await texts_by(channel, texts)
+
+    rows = vectors_of(response.vectors, response.dimension)
+    query = await embed(channel, papers_from(1), query="object tracking")
+    assert (response.encoder, response.count, rows.shape) == ("wordllama:l2_supercat_256", 3, (3, 256))
+    assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
+    assert rows[0].tobytes() == rows[2].tobytes() == query.query_vector
+    assert query.cached_count == 0
+    (usage,) = response.usage
+    assert (usage.model, usage.call_count, usage.cost_nano_usd) == (response.encoder, 1, 0)
+    assert usage.HasField("cost_nano_usd")
+
+
+async def test_all_broken_fields_of_a_request_for_texts_are_named(channel):
+    call = usage_pb2.CallContext(max_cost_nano_usd=-1, tenant="x" * 129)
+
+    with pytest.raises(grpc.aio.AioRpcError) as failure:
+        await texts_by(channel, ["", "x" * 4_001], encoder="nobody:nothing", call=call)
+
+    assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    fields = ["call.max_cost_nano_usd", "call.tenant", "encoder", "texts[0]", "texts[1]"]
+    assert [violation.field for violation in violations_in(failure.value)] == fields
+
+
+async def test_calls_are_listed_for_a_survey_that_made_none(channel):
+    """Local encoders are called for nothing, and nothing of it is recorded."""
+    await texts_by(channel, ["a"], call=CALL)
+
+    assert (await calls_by(channel)).calls == []
+    assert await deleted_by(channel) == 0
+
+
+async def test_broken_fields_of_requests_for_calls_are_named(channel):
+    stub = pb_grpc.EmbeddingServiceStub(channel)
+    unknown_page = {"tenant": "t", "survey_id": "s", "page_token": "?"}
+    for call, fields in (
+        (stub.ListEncoderCalls(pb.ListEncoderCallsRequest(page_size=1_001)), ["tenant", "survey_id", "page_size"]),
+        (stub.ListEncoderCalls(pb.ListEncoderCallsRequest(**unknown_page)), ["page_token"]),
+        (stub.DeleteEncoderCalls(pb.DeleteEncoderCallsRequest()), ["tenant", "survey_id"]),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await call
+
+        assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert [violation.field for violation in violations_in(failure.value)] == fields
+
+
+@pytest.fixture
+async def far(monkeypatch) -> AsyncIterator[ProviderStandIn]:
+    """The servers of all providers, with a key for each."""
+    async with ProviderStandIn() as standin:
+        for name in ("openai", "gemini"):
+            monkeypatch.setenv(f"PAPERROUTE_{name.upper()}__BASE_URL", getattr(standin, f"{name}_url"))
+            monkeypatch.setenv(f"{name.upper()}_API_KEY", "k")
+        yield standin
+
+
+@pytest.mark.parametrize("encoder", ["openai:text-embedding-3-large@128", "gemini:gemini-embedding-001@128"])
+async def test_a_remote_encoder_is_paid_once(far, tmp_path, encoder):
+    """By the one who asked first: a store hit costs nobody anything, a recorded question costs its tenant nothing."""
+    async with serving(mount, IN_FOLDER, tmp_path) as opened:
+        first = await embed(opened, papers_from(1, 2), query="object tracking", encoder=encoder, call=CALL)
+        again = await embed(opened, papers_from(1, 2), query="object tracking", encoder=encoder, call=CALL)
+        found = await find(opened, encoder=encoder, call=CALL)
+    async with serving(mount, IN_MEMORY, tmp_path) as opened:
+        anew = await embed(opened, papers_from(1, 2), encoder=encoder, call=OTHER_CALL)
+        listed = await calls_by(opened)
+        deleted = await deleted_by(opened)
+
+    rows = vectors_of(first.vectors, first.dimension)
+    assert (first.encoder, first.dimension, rows.shape) == (encoder, 128, (2, 128))
+    assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
+    assert len(far.requests) == 2
+    (paid,) = first.usage
+    assert (paid.model, paid.call_count) == (encoder.partition("@")[0], 2)
+    assert paid.input_tokens > 0
+    assert paid.cost_nano_usd > 0
+    assert (again.vectors, again.cached_count) == (first.vectors, 2)
+    assert again.usage[0].cost_nano_usd < paid.cost_nano_usd  # the question alone, which its payer gets back
+    assert sorted(ids_of(found)) == ["2101.00001", "2101.00002"]
+    assert anew.vectors == first.vectors
+    assert (anew.usage[0].cost_nano_usd, anew.usage[0].avoided_cost_nano_usd > 0) == (0, True)
+    assert [call.item for call in listed.calls] == ["papers 1", "texts 1"]
+    assert {call.stage for call in listed.calls} == {"embed"}
+    assert {call.outcome for call in listed.calls} == {usage_pb2.CALL_OUTCOME_OK}
+    assert sum(call.usage.cost_nano_usd for call in listed.calls) == paid.cost_nano_usd
+    assert deleted == 1
+
+
+async def test_listed_calls_come_in_pages(far, tmp_path):
+    encoder = "openai:text-embedding-3-large@16"
+    async with serving(mount, IN_MEMORY, tmp_path) as opened:
+        for text in ("a", "b", "c"):
+            await texts_by(opened, [text], encoder=encoder, call=CALL)
+        first = await calls_by(opened, page_size=2)
+        second = await calls_by(opened, page_size=2, page_token=first.next_page_token)
+
+    assert (len(first.calls), len(second.calls), second.next_page_token) == (2, 1, "")
+    assert len({call.call_id for call in (*first.calls, *second.calls)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "reason"),
+    [
+        pytest.param(refused_key(), grpc.StatusCode.FAILED_PRECONDITION, "NOT_READY", id="key refused"),
+        pytest.param(unknown_model(), grpc.StatusCode.FAILED_PRECONDITION, "NOT_READY", id="no such model"),
+        pytest.param(quota_spent(), grpc.StatusCode.UNAVAILABLE, "UPSTREAM_FAILED", id="quota spent"),
+    ],
+)
+async def test_a_remote_encoder_that_fails_is_told(far, tmp_path, fault, code, reason):
+    encoder = "openai:text-embedding-3-large@16"
+    far.faults["text-embedding-3-large"] = fault
+    async with serving(mount, IN_MEMORY, tmp_path) as opened:
+        for call in (
+            embed(opened, papers_from(1), encoder=encoder),
+            find(opened, encoder=encoder),
+            texts_by(opened, ["a"], encoder=encoder),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as failure:
+                await call
+
+            assert (failure.value.code(), reason_in(failure.value)) == (code, reason)
+            assert "openai:text-embedding-3-large" in (failure.value.details() or "")
+        far.faults.clear()
+        assert (await embed(opened, papers_from(1), encoder=encoder)).count == 1
+
+
+async def test_a_missing_key_is_told_and_nothing_is_sent(far, tmp_path, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY")
+    async with serving(mount, IN_MEMORY, tmp_path) as opened:
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await embed(opened, papers_from(1), encoder="openai:text-embedding-3-large")
+
+    assert failure.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert "OPENAI_API_KEY" in (failure.value.details() or "")
+    assert far.requests == []
+
+
+async def test_a_budget_stops_a_remote_encoder_before_it_is_asked(far, tmp_path):
+    call = usage_pb2.CallContext(tenant="t", survey_id="s", max_cost_nano_usd=1)
+    async with serving(mount, IN_MEMORY, tmp_path) as opened:
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await embed(opened, papers_from(1), encoder="openai:text-embedding-3-large@16", call=call)
+
+    assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert reason_in(failure.value) == "BUDGET_REACHED"
+    assert far.requests == []
+
+
+async def test_a_ledger_that_cannot_be_opened_is_a_failed_precondition(far, tmp_path):
+    (tmp_path / "embedding.sqlite3").mkdir()
+    async with serving(mount, IN_MEMORY, tmp_path) as opened:
+        for call in (
+            texts_by(opened, ["a"], encoder="openai:text-embedding-3-large@16"),
+            calls_by(opened),
+            deleted_by(opened),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as failure:
+                await call
+
+            assert failure.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert (await texts_by(opened, ["a"])).count == 1  # what costs nothing needs no ledger
+    assert far.requests == []
 
 
 async def test_an_acknowledged_vector_survives_a_kill(tmp_path):

@@ -1,8 +1,6 @@
 """What SurveyService promises, with the services behind it played by fakes on a real server."""
 
 import asyncio
-import contextlib
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,66 +8,16 @@ from typing import Any
 import grpc
 import pytest
 from fakes import Fakes, Gate, fails, papers
+from gateways import SPEC, Gateway, gateway_with
 from google.protobuf.timestamp_pb2 import Timestamp
 from paperroute.v1 import ordering_pb2, search_pb2
 from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import survey_service_pb2 as service_pb
-from paperroute.v1 import survey_service_pb2_grpc as pb_grpc
-from serving import serving
 
-from gateway.server import mount
-from gateway.settings import GatewaySettings
 from services.common.errors import reason_in, violations_in
 from services.common.papers import timestamp_of
-from services.common.server import RoleServer
 
-SERVICES = ("retrieval", "embedding", "ordering", "generation", "summarization")
-SPEC = pb.SurveySpec(question="What about names?")
 STAGES = [pb.Stage.Name(value) for value in pb.Stage.values()[1:]]
-
-
-class Gateway:
-    """A client of a gateway under test."""
-
-    def __init__(self, channel: grpc.aio.Channel, fakes: Fakes) -> None:
-        self.stub, self.fakes = pb_grpc.SurveyServiceStub(channel), fakes
-
-    async def create(self, spec: pb.SurveySpec = SPEC, **fields: Any) -> str:
-        request = service_pb.CreateSurveyRequest(spec=spec, **fields)
-        return (await self.stub.CreateSurvey(request, timeout=5)).survey.survey_id
-
-    async def get(self, survey_id: str) -> pb.Survey:
-        return (await self.stub.GetSurvey(service_pb.GetSurveyRequest(survey_id=survey_id), timeout=5)).survey
-
-    async def events(self, survey_id: str, after: int = 0) -> list[service_pb.WatchSurveyResponse]:
-        request = service_pb.WatchSurveyRequest(survey_id=survey_id, after_number=after)
-        return [event async for event in self.stub.WatchSurvey(request, timeout=30)]
-
-    async def first(self, survey_id: str, is_wanted: Callable[[service_pb.WatchSurveyResponse], bool]) -> Any:
-        call = self.stub.WatchSurvey(service_pb.WatchSurveyRequest(survey_id=survey_id), timeout=30)
-        async for event in call:
-            if is_wanted(event):
-                call.cancel()
-                return event
-        return None
-
-    async def finished(self, spec: pb.SurveySpec = SPEC, **fields: Any) -> pb.Survey:
-        survey_id = await self.create(spec, **fields)
-        await self.events(survey_id)
-        return await self.get(survey_id)
-
-
-@contextlib.asynccontextmanager
-async def gateway_with(fakes: Fakes, data_dir: Path, **settings: Any):
-    host = RoleServer("127.0.0.1:0")
-    fakes.add_to(host)
-    await host.start()
-    try:
-        targets = dict.fromkeys(SERVICES, host.address)
-        async with serving(mount, GatewaySettings(**{**targets, **settings}), data_dir) as channel:
-            yield Gateway(channel, fakes)
-    finally:
-        await host.stop(0)
 
 
 @pytest.fixture

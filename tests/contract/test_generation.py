@@ -223,7 +223,7 @@ async def test_a_frame_sends_each_part_once_then_finished(
 
 
 async def test_broken_fields_of_a_plan_are_all_named(generation: Any):
-    request = pb.PlanSearchRequest(question=" ", model="openai:gpt", language="eng lish", max_search_terms=11)
+    request = pb.PlanSearchRequest(question=" ", model="nobody:gpt", language="eng lish", max_search_terms=11)
 
     with pytest.raises(grpc.aio.AioRpcError) as failure:
         await generation.PlanSearch(request, timeout=10)

@@ -57,11 +57,15 @@ class Counting:
     """A stub of EmbeddingService that notes what it is asked."""
 
     stub: pb_grpc.EmbeddingServiceStub
-    requests: list[pb.EmbedPapersRequest] = field(default_factory=list)
+    requests: list[pb.EmbedTextsRequest] = field(default_factory=list)
+    """For texts."""
 
     async def EmbedPapers(self, request, timeout=None):
-        self.requests.append(request)
         return await self.stub.EmbedPapers(request, timeout=timeout)
+
+    async def EmbedTexts(self, request, timeout=None):
+        self.requests.append(request)
+        return await self.stub.EmbedTexts(request, timeout=timeout)
 
 
 @pytest.fixture
@@ -76,7 +80,6 @@ async def index_path(tmp_path, embedding) -> Path:
     source.write_text("".join(json.dumps(each) + "\n" for each in RECORDS))
     path = tmp_path / "index.sqlite3"
     await build([source], path, lambda papers: embedded(embedding, papers))
-    embedding.requests.clear()
     return path
 
 
@@ -133,7 +136,7 @@ async def test_term_is_embedded_once(index_path, embedding):
     first, second = await page(source, "image generation"), await page(source, "image generation")
 
     assert first == second
-    assert [(each.query, len(each.papers)) for each in embedding.requests] == [("image generation", 1)]
+    assert [list(each.texts) for each in embedding.requests] == [["image generation"]]
 
 
 async def test_without_the_embedding_service_dates_and_words_decide(index_path, tmp_path):

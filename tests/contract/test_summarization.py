@@ -83,7 +83,7 @@ async def test_a_paper_without_abstract_has_a_summary_too(summarization: Any):
 
 async def test_broken_fields_are_all_named(summarization: Any):
     request = pb.SummarizePaperRequest(
-        model="openai:gpt", paper=paper_pb2.Paper(paper_id="x"), language="", summary_seconds=3
+        model="nobody:gpt", paper=paper_pb2.Paper(paper_id="x"), language="", summary_seconds=3
     )
 
     with pytest.raises(grpc.aio.AioRpcError) as failure:

@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from services.common.errors import NoSearchTerms
+from services.common.paid.caller import Caller
+from services.common.paid.settings import BUILTIN
+from services.common.paid.usage import Usage
 from services.generation.extractive import frame, section
 from services.generation.extractive.phrases import phrases_of
 from services.generation.extractive.search_terms import language_of, search_terms
 from services.generation.extractive.summary import summary_of
-from services.generation.settings import BUILTIN
 from services.generation.tasks import (
     ChapterHead,
     FramePart,
@@ -19,7 +21,6 @@ from services.generation.tasks import (
     SearchPlan,
     SectionTask,
     SummaryTask,
-    Usage,
     WrittenFrame,
     WrittenSection,
 )
@@ -31,7 +32,7 @@ _ADVICE = "ask in English or Japanese, name the subject with its English technic
 class ExtractiveEngine:
     """Does every task without a language model; see the package for what it promises."""
 
-    async def plan_search(self, task: PlanTask) -> SearchPlan:
+    async def plan_search(self, task: PlanTask, _caller: Caller) -> SearchPlan:
         """Return the technical terms of the question, in English.
 
         Raises:
@@ -43,12 +44,14 @@ class ExtractiveEngine:
         language = task.language or language_of(task.question)
         return SearchPlan(search_terms=terms, language=language, model=BUILTIN, usage=_USAGE)
 
-    async def summarize_paper(self, task: SummaryTask) -> PaperSummary:
+    async def summarize_paper(self, task: SummaryTask, _caller: Caller) -> PaperSummary:
         """Return sentences of the abstract, in its own language; quick enough for the event loop."""
         summary = summary_of(task.paper.title, task.paper.abstract, seconds=task.summary_seconds)
         return PaperSummary(summary=summary, model=BUILTIN, usage=_USAGE)
 
-    async def write_section(self, task: SectionTask) -> AsyncIterator[str | WrittenSection]:
+    async def write_section(
+        self, task: SectionTask, _caller: Caller | None = None
+    ) -> AsyncIterator[str | WrittenSection]:
         """Yield the section sentence by sentence, then whole."""
         draft = await asyncio.to_thread(section.drafted, task)
         gap = _gap(task.language)
@@ -69,7 +72,9 @@ class ExtractiveEngine:
             usage=_USAGE,
         )
 
-    async def write_frame(self, task: FrameTask) -> AsyncIterator[FramePart | WrittenFrame]:
+    async def write_frame(
+        self, task: FrameTask, _caller: Caller | None = None
+    ) -> AsyncIterator[FramePart | WrittenFrame]:
         """Yield the parts in the order of the survey, then the frame."""
         parts = await asyncio.to_thread(lambda: tuple(frame.parts_of(task)))
         for part in parts:

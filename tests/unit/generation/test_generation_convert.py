@@ -6,15 +6,27 @@ from typing import Any
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from paperroute.v1 import generation_service_pb2 as pb
-from paperroute.v1 import paper_pb2, usage_pb2
+from paperroute.v1 import paper_pb2, usage_pb2, writing_pb2
 from paperroute.v1 import summarization_service_pb2 as summarization_pb
 
 from services.common.errors import InvalidRequest
+from services.common.paid.usage import Usage
+from services.common.providers.registry import Providers
+from services.common.providers.settings import ProviderSettings
 from services.generation import convert
-from services.generation.engines import make_engines
-from services.generation.tasks import FramePart, FramePartKind, Usage, WrittenSection
+from services.generation.engines import Engines
+from services.generation.tasks import (
+    Flag,
+    FlagKind,
+    FramePart,
+    FramePartKind,
+    Restarted,
+    SectionForm,
+    SummaryStyle,
+    WrittenSection,
+)
 
-ENGINES = make_engines()
+ENGINES = Engines(Providers({"openai": ProviderSettings()}, {}), calls=None)  # the rules ask for names only
 
 
 def paper(number: int = 1, **fields: Any) -> paper_pb2.Paper:
@@ -76,10 +88,14 @@ def broken(read: Callable[[Any, Any], Any], request: Any) -> list[str]:
         pytest.param({"question": "x" * 4_001}, ["question"], id="long"),
         pytest.param({"language": "English"}, ["language"], id="language"),
         pytest.param({"language": "EN"}, ["language"], id="capitals"),
-        pytest.param({"model": "openai:gpt"}, ["model"], id="model"),
+        pytest.param({"model": "nobody:gpt"}, ["model"], id="model"),
+        pytest.param({"model": "openai:a,,"}, ["model"], id="models"),
+        pytest.param({"model": "openai:a,nobody:b"}, ["model"], id="second-model"),
         pytest.param({"max_search_terms": 11}, ["max_search_terms"], id="terms"),
+        pytest.param({"plan_candidates": 21}, ["plan_candidates"], id="candidates"),
         pytest.param({"call": usage_pb2.CallContext(max_cost_nano_usd=-1)}, ["call.max_cost_nano_usd"], id="cost"),
         pytest.param({"call": usage_pb2.CallContext(call_scope=9)}, ["call.call_scope"], id="scope"),
+        pytest.param({"call": usage_pb2.CallContext(tenant="x" * 129)}, ["call.tenant"], id="tenant"),
         pytest.param({"question": "", "language": "e", "model": "x"}, ["model", "question", "language"], id="all"),
     ],
 )
@@ -98,6 +114,7 @@ def test_broken_plan_requests(fields: dict[str, Any], named: list[str]):
         pytest.param({"language": ""}, ["language"], id="no-language"),
         pytest.param({"summary_seconds": 4}, ["summary_seconds"], id="too-short"),
         pytest.param({"summary_seconds": 121}, ["summary_seconds"], id="too-long"),
+        pytest.param({"style": 9}, ["style"], id="style"),
         pytest.param({"model": "x:y", "language": "1"}, ["model", "language"], id="both"),
     ],
 )
@@ -109,11 +126,12 @@ def test_broken_summary_requests(fields: dict[str, Any], named: list[str]):
     ("fields", "named"),
     [
         pytest.param({"question": "", "language": ""}, ["question", "language"], id="texts"),
-        pytest.param({"model": "openai:gpt"}, ["model"], id="model"),
+        pytest.param({"model": "nobody:gpt"}, ["model"], id="model"),
         pytest.param({"chapter_number": 3}, ["chapter_number"], id="no-such-chapter"),
         pytest.param({"chapter_number": 0, "section_number": 0}, ["chapter_number", "section_number"], id="zeros"),
         pytest.param({"section_number": 3}, ["section_number"], id="no-such-section"),
         pytest.param({"papers": []}, ["papers"], id="no-papers"),
+        pytest.param({"form": 7}, ["form"], id="form"),
         pytest.param({"papers": [keyed(1), keyed(1)]}, ["papers", "papers"], id="a-key-twice"),
         pytest.param({"papers": [keyed(2), keyed(1)]}, ["papers"], id="another-order"),
         pytest.param({"papers": [keyed(1), keyed(3)]}, ["papers"], id="of-another-section"),
@@ -156,15 +174,64 @@ def test_broken_frame_requests(fields: dict[str, Any], named: list[str]):
 
 def test_an_unknown_model_is_told_what_there_is():
     with pytest.raises(InvalidRequest, match="extractive:builtin"):
-        convert.plan_task_of(pb.PlanSearchRequest(question="Why?", model="openai:gpt"), ENGINES)
+        convert.plan_task_of(pb.PlanSearchRequest(question="Why?", model="nobody:gpt"), ENGINES)
+
+
+def whole_route(count: int, **fields: Any) -> pb.WriteSectionRequest:
+    keys = [f"P{number}" for number in range(1, count + 1)]
+    return section_request(
+        outline=outline([keys]),
+        papers=[keyed(number) for number in range(1, count + 1)],
+        route_titles=["A paper"] * count,
+        **fields,
+    )
+
+
+def test_the_baseline_may_be_shown_a_whole_route_and_a_section_may_not():
+    single = convert.section_task_of(whole_route(500, form=pb.SECTION_FORM_SINGLE), ENGINES)
+
+    assert (len(single.papers), single.form) == (500, SectionForm.SINGLE)
+    assert broken(convert.section_task_of, whole_route(51)) == ["papers"]
+    assert broken(convert.section_task_of, whole_route(501, form=pb.SECTION_FORM_SINGLE)) == ["papers"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "named"),
+    [
+        pytest.param(pb.ListCallsRequest(page_size=1_001), ["tenant", "survey_id", "page_size"], id="list"),
+        pytest.param(pb.DeleteCallsRequest(tenant="a"), ["survey_id"], id="delete"),
+    ],
+)
+def test_broken_requests_for_calls(request_: Any, named: list[str]):
+    with pytest.raises(InvalidRequest) as failure:
+        convert.check_survey_calls(request_)
+    assert [violation.field for violation in failure.value.violations] == named
+
+
+def test_a_new_beginning_tells_why():
+    assert convert.section_response_of(Restarted(reason="no key")).restarted.reason == "no key"
+
+
+def test_flags_and_stand_ins_are_told():
+    flag = Flag(kind=FlagKind.FROM_MEMORY, sentence="Like FooNet.", terms=("FooNet",), keys=())
+    section = WrittenSection(
+        title="t", text="x", cited_keys=(), unknown_key_count=0, removed_link_count=0, model="a:b", usage=(),
+        flags=(flag,), repair_count=2, fallback_reason="because", is_other_language=True,
+    )  # fmt: skip
+
+    told = convert.section_response_of(section).finished
+
+    assert (told.repair_count, told.fallback_reason, told.is_other_language) == (2, "because", True)
+    assert told.flags[0].kind == writing_pb2.TEXT_FLAG_KIND_FROM_MEMORY
+    assert list(told.flags[0].terms) == ["FooNet"]
 
 
 def test_zeros_mean_defaults():
     plan = convert.plan_task_of(pb.PlanSearchRequest(question="Why?"), ENGINES)
     summary = convert.summary_task_of(summary_request(), ENGINES)
 
-    assert (plan.max_search_terms, plan.language) == (3, "")
-    assert summary.summary_seconds == 30
+    assert (plan.max_search_terms, plan.language, plan.plan_candidates) == (3, "", 1)
+    assert (summary.summary_seconds, summary.style) == (30, SummaryStyle.PROBLEM_METHOD)
 
 
 def test_sections_may_lack_papers_that_were_dropped():
