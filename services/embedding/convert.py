@@ -2,17 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from paperroute.v1 import embedding_service_pb2 as pb
 from paperroute.v1 import usage_pb2
 
 from services.common.fields import FieldChecks
+from services.common.paid.caller import MAX_NAME_CHARACTERS, check_call
+from services.common.paid.usage import Usage, usage_message
 from services.common.papers import Paper, check_moment, check_papers, message_of, moment_of, paper_of
 from services.common.vectors import bytes_of
-from services.embedding.paper_vectors import EmbeddedPapers, Encoder, FoundPaper, Selection
+from services.embedding.paper_vectors import EmbeddedPapers, Encoded, Encoder, FoundPapers, Selection
 
 MAX_PAPERS = 500
+MAX_TEXTS = 500
+MAX_CALLS, DEFAULT_CALLS = 1_000, 500
 DEFAULT_FOUND_PAPERS = 50
 MAX_TEXT_CHARACTERS = 4_000
 MAX_CATEGORIES = 50
@@ -26,6 +30,14 @@ class Embedding:
     encoder: Encoder
     papers: tuple[Paper, ...]
     query: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextEmbedding:
+    """What a request for vectors of texts asks for."""
+
+    encoder: Encoder
+    texts: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,8 +61,7 @@ def embedding_of(request: pb.EmbedPapersRequest, encoder: Encoder | None, wanted
     Raises:
         InvalidRequest: fields break their rules; all of them are named.
     """
-    checks = FieldChecks()
-    _check_encoder(checks, request.encoder, encoder, wanted)
+    checks = _checks_of_call(request, encoder, wanted)
     checks.count("papers", len(request.papers), 1, MAX_PAPERS)
     check_papers(checks, "papers", request.papers)
     checks.length("query", request.query, 0, MAX_TEXT_CHARACTERS)
@@ -73,8 +84,7 @@ def finding_of(request: pb.FindPapersRequest, encoder: Encoder | None, wanted: s
     Raises:
         InvalidRequest: fields break their rules; all of them are named.
     """
-    checks = FieldChecks()
-    _check_encoder(checks, request.encoder, encoder, wanted)
+    checks = _checks_of_call(request, encoder, wanted)
     checks.length("text", request.text, 1, MAX_TEXT_CHARACTERS)
     checks.number("max_papers", request.max_papers, 1, MAX_PAPERS)
     _check_span(checks, request)
@@ -95,6 +105,39 @@ def finding_of(request: pb.FindPapersRequest, encoder: Encoder | None, wanted: s
     )
 
 
+def texts_of(request: pb.EmbedTextsRequest, encoder: Encoder | None, wanted: str) -> TextEmbedding:
+    """Return what the request asks for.
+
+    Args:
+        request: as it came.
+        encoder: the one it names; None when there is none of that name.
+        wanted: what a name must be, in words.
+
+    Raises:
+        InvalidRequest: fields break their rules; all of them are named.
+    """
+    checks = _checks_of_call(request, encoder, wanted)
+    checks.count("texts", len(request.texts), 1, MAX_TEXTS)
+    for place, text in enumerate(request.texts):
+        checks.length(f"texts[{place}]", text, 1, MAX_TEXT_CHARACTERS)
+    checks.finish()
+    return TextEmbedding(encoder=cast("Encoder", encoder), texts=tuple(request.texts))  # checked above
+
+
+def check_survey_calls(request: pb.ListEncoderCallsRequest | pb.DeleteEncoderCallsRequest) -> None:
+    """Check a request for the calls of a survey.
+
+    Raises:
+        InvalidRequest: fields break their rules; all of them are named.
+    """
+    checks = FieldChecks()
+    checks.length("tenant", request.tenant, 1, MAX_NAME_CHARACTERS)
+    checks.length("survey_id", request.survey_id, 1, MAX_NAME_CHARACTERS)
+    if isinstance(request, pb.ListEncoderCallsRequest):
+        checks.number("page_size", request.page_size, 1, MAX_CALLS)
+    checks.finish()
+
+
 def embed_response_of(encoder: Encoder, embedded: EmbeddedPapers) -> pb.EmbedPapersResponse:
     """Return the response to a request for vectors."""
     return pb.EmbedPapersResponse(
@@ -104,21 +147,36 @@ def embed_response_of(encoder: Encoder, embedded: EmbeddedPapers) -> pb.EmbedPap
         vectors=bytes_of(embedded.vectors),
         cached_count=embedded.cached_count,
         query_vector=b"" if embedded.query_vector is None else bytes_of(embedded.query_vector),
-        usage=[_usage(encoder, embedded.call_count)],
+        usage=_usage_messages(encoder, embedded.usage),
     )
 
 
-def find_response_of(encoder: Encoder, found: Sequence[FoundPaper]) -> pb.FindPapersResponse:
-    """Return the response to a request for near papers, whose text was encoded by one call."""
+def find_response_of(encoder: Encoder, found: FoundPapers) -> pb.FindPapersResponse:
+    """Return the response to a request for near papers."""
     return pb.FindPapersResponse(
-        papers=[pb.FoundPaper(paper=message_of(each.paper), similarity=each.similarity) for each in found],
+        papers=[pb.FoundPaper(paper=message_of(each.paper), similarity=each.similarity) for each in found.papers],
         encoder=encoder.name,
-        usage=[_usage(encoder, 1)],
+        usage=_usage_messages(encoder, found.usage),
     )
 
 
-def _check_encoder(checks: FieldChecks, name: str, encoder: Encoder | None, wanted: str) -> None:
-    checks.require(encoder is not None, "encoder", f"{wanted}, not {name[:40]!r}")
+def texts_response_of(encoder: Encoder, encoded: Encoded) -> pb.EmbedTextsResponse:
+    """Return the response to a request for vectors of texts."""
+    return pb.EmbedTextsResponse(
+        encoder=encoder.name,
+        dimension=encoder.dimension,
+        count=len(encoded.rows),
+        vectors=bytes_of(encoded.rows),
+        usage=_usage_messages(encoder, encoded.usage),
+    )
+
+
+def _checks_of_call(request: Any, encoder: Encoder | None, wanted: str) -> FieldChecks:  # Any: messages share no base
+    """Return the checks of a request, with those that every request has already made."""
+    checks = FieldChecks()
+    check_call(checks, request.call)
+    checks.require(encoder is not None, "encoder", f"{wanted}, not {request.encoder[:40]!r}")
+    return checks
 
 
 def _check_span(checks: FieldChecks, request: pb.FindPapersRequest) -> None:
@@ -131,11 +189,7 @@ def _check_span(checks: FieldChecks, request: pb.FindPapersRequest) -> None:
         checks.require(is_kept, "published_before", "later than published_from")
 
 
-def _usage(encoder: Encoder, call_count: int) -> usage_pb2.ModelUsage:
-    """Return the usage of an encoder on this machine, which costs nothing and counts no tokens."""
-    return usage_pb2.ModelUsage(
-        model=encoder.name,
-        call_count=call_count,
-        cost_nano_usd=0,
-        source=usage_pb2.USAGE_SOURCE_ESTIMATED,
-    )
+def _usage_messages(encoder: Encoder, usage: Sequence[Usage]) -> list[usage_pb2.ModelUsage]:
+    """Return what was taken; where nothing had to be asked, that the encoder was not called and cost nothing."""
+    nothing = Usage(model=encoder.name, call_count=0, cost_nano_usd=0, is_estimated=True)
+    return [usage_message(each) for each in usage or [nothing]]

@@ -19,15 +19,22 @@ It raises NotReady when the provider's package is missing.
 class Encoders:
     """The encoders that can be asked for."""
 
-    def __init__(self, makers: Mapping[str, Maker]) -> None:
-        """Name the providers, each with what makes its encoders."""
-        self._makers = makers
+    def __init__(self, local: Mapping[str, Maker], remote: Mapping[str, Maker]) -> None:
+        """Name the providers, each with what makes its encoders.
+
+        Args:
+            local: of models on this machine.
+            remote: of models elsewhere, whose names may say the length of their vectors.
+        """
+        self._makers = {**local, **remote}
+        self._remote = sorted(remote)
         self._kept: OrderedDict[str, Encoder] = OrderedDict()
 
     @property
     def wanted(self) -> str:
         """What a name must be, in words."""
-        return f"provider:model with the provider {' or '.join(sorted(self._makers))} and a model that it has"
+        words = f"provider:model with the provider {' or '.join(sorted(self._makers))} and a model that it has"
+        return f"{words}, or any model of {' or '.join(self._remote)} as model@dimension" if self._remote else words
 
     async def find(self, name: str) -> Encoder | None:
         """Return the encoder of a name, the same object as long as it is kept; None when there is none of that name.

@@ -7,15 +7,16 @@ import asyncio
 import hashlib
 import re
 import uuid
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from services.common.paid.caller import Caller
+from services.common.paid.usage import Usage, summed
 from services.common.papers import Paper
 from services.embedding.payloads import paper_in, payload_of
 
@@ -23,8 +24,17 @@ Vector = NDArray[np.float32]
 """Shape (dimension,), L2 norm 1."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Encoded:
+    """Vectors of texts, and what they took."""
+
+    rows: NDArray[np.float32]
+    """Shape (n, dimension), each row with L2 norm 1: those of the papers, then those of the other texts."""
+    usage: tuple[Usage, ...]
+
+
 class Encoder(Protocol):
-    """Turns texts into vectors; `encode` blocks and is called in a thread, by several threads at once."""
+    """Turns texts into vectors; used by several calls at once."""
 
     @property
     def name(self) -> str:
@@ -34,14 +44,25 @@ class Encoder(Protocol):
     def dimension(self) -> int:
         """Length of a vector; known before the model is opened."""
 
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return shape (len(texts), dimension); each row has L2 norm 1 and depends on its own text only.
-
-        Without texts it does no more than open the model.
+    async def open(self) -> None:
+        """Do ahead what the first call would have to wait for.
 
         Raises:
             NotReady: the encoder cannot be opened; a later call tries again.
+        """
+
+    async def encode(self, papers: Sequence[str], texts: Sequence[str], caller: Caller) -> Encoded:
+        """Return a vector for each text, which depends on that text only.
+
+        Args:
+            papers: made of arXiv records alone, so that all tenants share what is recorded of them.
+            texts: of a caller, such as a question. Together with the papers at least one.
+            caller: who pays.
+
+        Raises:
+            NotReady: the encoder cannot be opened or used; a later call tries again.
             UpstreamFailed: a remote encoder does not answer.
+            BudgetReached, Unpriced: the caller's purse does not allow it.
         """
 
 
@@ -118,8 +139,8 @@ class EmbeddedPapers:
     """How many of the rows were in the store already."""
     query_vector: Vector | None
     """None when there was no query."""
-    call_count: int
-    """How often the encoder was called: 0 or 1."""
+    usage: tuple[Usage, ...]
+    """Empty when everything was in the store."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,44 +153,58 @@ class FoundPaper:
     """Cosine similarity to the text, -1 to 1."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FoundPapers:
+    """The papers near to a text."""
+
+    papers: tuple[FoundPaper, ...]
+    """Nearest first."""
+    usage: tuple[Usage, ...]
+
+
 class PaperVectors:
     """Embeds papers through a store, so that no text is encoded twice by one encoder, and finds them again."""
 
     def __init__(self, store: VectorStore) -> None:
         self._store = store
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._claims = _Claims()
 
-    async def embed(self, encoder: Encoder, papers: Sequence[Paper], query: str = "") -> EmbeddedPapers:
+    async def embed(self, encoder: Encoder, papers: Sequence[Paper], query: str, caller: Caller) -> EmbeddedPapers:
         """Return the vectors of `papers`, in their order, and of `query`; new ones are in the store by then.
 
         Args:
             encoder: makes the vectors that are missing.
             papers: at least one, `paper_id` unique among them.
             query: a text to encode beside them, which is not kept; empty for none.
+            caller: who pays.
 
         Raises:
-            NotReady: the encoder or the store cannot be opened.
+            NotReady: the encoder or the store cannot be opened or used.
             UpstreamFailed: the store or a remote encoder does not answer.
+            BudgetReached, Unpriced: the caller's purse does not allow it.
         """
         collection = collection_of(encoder)
         by_id = {point_id_of(paper): paper for paper in papers}
-        cached = await self._store.fetch(collection, list(by_id))
-        if len(cached) == len(by_id):
-            made, query_vector = await self._make(collection, encoder, {}, query)
-        else:
-            # One at a time in a collection: who waits for the same papers finds them in the store afterwards.
-            async with self._locks[collection.name]:
-                cached = await self._store.fetch(collection, list(by_id))
-                new = {point_id: paper for point_id, paper in by_id.items() if point_id not in cached}
-                made, query_vector = await self._make(collection, encoder, new, query)
+        making = _Making(encoder=encoder, collection=collection, query=query, caller=caller)
+        while missing := [each for each in by_id if each not in making.vectors]:
+            claimed, others = self._claims.take(collection, missing)
+            try:
+                await self._complete(making, claimed, {each: by_id[each] for each in claimed})
+            finally:
+                self._claims.release(collection, claimed)
+            # What another request had claimed is in the store afterwards, or is left to make.
+            for ended in others:
+                await ended.wait()
         return EmbeddedPapers(
-            vectors=np.stack([made[point_id] if point_id in made else cached[point_id] for point_id in by_id]),
-            cached_count=len(cached),
-            query_vector=query_vector,
-            call_count=1 if made or query else 0,
+            vectors=np.stack([making.vectors[each] for each in by_id]),
+            cached_count=len(by_id) - making.made_count,
+            query_vector=making.query_vector,
+            usage=summed(making.usage),
         )
 
-    async def find(self, encoder: Encoder, text: str, selection: Selection, max_papers: int) -> Sequence[FoundPaper]:
+    async def find(
+        self, encoder: Encoder, text: str, selection: Selection, max_papers: int, caller: Caller
+    ) -> FoundPapers:
         """Return the papers of the selection nearest to `text`, nearest first, equally near ones by `paper_id`.
 
         A paper that was embedded with several texts is found once, by the nearest of them.
@@ -179,12 +214,15 @@ class PaperVectors:
             text: not kept.
             selection: which papers may be found.
             max_papers: most papers to return, at least 1.
+            caller: who pays.
 
         Raises:
-            NotReady: the encoder or the store cannot be opened.
+            NotReady: the encoder or the store cannot be opened or used.
             UpstreamFailed: the store or a remote encoder does not answer.
+            BudgetReached, Unpriced: the caller's purse does not allow it.
         """
-        (vector,) = await asyncio.to_thread(encoder.encode, [text])
+        encoded = await encoder.encode([], [text], caller)
+        (vector,) = encoded.rows
         limit = max_papers
         while True:
             hits = await self._store.find(collection_of(encoder), vector, selection, limit)
@@ -195,24 +233,82 @@ class PaperVectors:
                 break
             limit *= 2  # some papers took several of the places
         found = [FoundPaper(paper=paper_in(hit.payload), similarity=_cosine(hit)) for hit in nearest.values()]
-        return sorted(found, key=lambda each: (-each.similarity, each.paper.paper_id))[:max_papers]
+        found.sort(key=lambda each: (-each.similarity, each.paper.paper_id))
+        return FoundPapers(papers=tuple(found[:max_papers]), usage=encoded.usage)
 
-    async def _make(
-        self, collection: Collection, encoder: Encoder, new: Mapping[str, Paper], query: str
-    ) -> tuple[dict[str, Vector], Vector | None]:
-        """Encode the papers and the query in one call and keep the papers' vectors; return those and the query's."""
+    async def _complete(self, making: "_Making", claimed: "Claimed", papers: Mapping[str, Paper]) -> None:
+        """Find the vectors of claimed papers; make and keep what is missing, in one call with the query's."""
+        if papers:
+            found = await self._store.fetch(making.collection, list(papers))
+            making.vectors |= found
+            self._claims.release(making.collection, {each: claimed[each] for each in found})
+        new = {each: paper for each, paper in papers.items() if each not in making.vectors}
+        if not new and not making.query:
+            return
         texts = list(dict.fromkeys(map(text_of, new.values())))
-        asked = [*texts, query] if query else texts
-        rows: Sequence[Vector] = list(await asyncio.to_thread(encoder.encode, asked)) if asked else []
-        by_text = dict(zip(texts, rows, strict=False))
-        made = {point_id: by_text[text_of(paper)] for point_id, paper in new.items()}
+        encoded = await making.encoder.encode(texts, [making.query] if making.query else [], making.caller)
+        by_text = dict(zip(texts, encoded.rows, strict=False))
+        made = {each: by_text[text_of(paper)] for each, paper in new.items()}
+        making.note(made, encoded)
         if made:
             points = [
                 Point(point_id=each, vector=made[each], payload=payload_of(paper, text_hash_of(paper)))
                 for each, paper in new.items()
             ]
-            await self._store.put(collection, points)
-        return made, rows[-1] if query else None
+            await self._store.put(making.collection, points)
+
+
+Claimed = Mapping[str, asyncio.Event]
+"""Points that a request has claimed, each with what is set when it lets go."""
+
+
+class _Claims:
+    """The points that requests look for or make now, each claimed by one request: who else wants it waits for that."""
+
+    def __init__(self) -> None:
+        self._claims: dict[tuple[str, str], asyncio.Event] = {}
+
+    def take(self, collection: Collection, point_ids: Sequence[str]) -> tuple[Claimed, list[asyncio.Event]]:
+        """Claim the points that nobody has; return them, and what is set when the others are let go."""
+        claimed, others = {}, []
+        for point_id in point_ids:
+            key = (collection.name, point_id)
+            if key in self._claims:
+                others.append(self._claims[key])
+            else:
+                claimed[point_id] = self._claims[key] = asyncio.Event()
+        return claimed, others
+
+    def release(self, collection: Collection, claimed: Claimed) -> None:
+        """Let go of points; of those let go before, another request may have taken some since."""
+        for point_id, ended in claimed.items():
+            if self._claims.get((collection.name, point_id)) is ended:
+                del self._claims[collection.name, point_id]
+            ended.set()
+
+
+@dataclass(kw_only=True, slots=True)
+class _Making:
+    """A request for vectors, as far as it has come."""
+
+    encoder: Encoder
+    collection: Collection
+    query: str
+    """Empty once it is encoded."""
+    caller: Caller
+    vectors: dict[str, Vector] = field(default_factory=dict)
+    """By point."""
+    made_count: int = 0
+    query_vector: Vector | None = None
+    usage: list[Usage] = field(default_factory=list)
+
+    def note(self, made: Mapping[str, Vector], encoded: Encoded) -> None:
+        """Take in what was made; the query's vector comes last."""
+        self.vectors |= made
+        self.made_count += len(made)
+        self.usage += encoded.usage
+        if self.query:
+            self.query, self.query_vector = "", encoded.rows[-1]
 
 
 def unit_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:

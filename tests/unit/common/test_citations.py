@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from services.common.citations import Reference, StreamRenderer, render
+from services.common.citations import Reference, StreamRenderer, in_one_form, render
 
 REFERENCES = {f"P{n}": Reference(name=f"Name{n}", url=f"https://arxiv.org/abs/2501.0000{n}") for n in range(1, 6)}
 ONE, TWO, THREE = (f"[Name{n}](https://arxiv.org/abs/2501.0000{n})" for n in (1, 2, 3))
@@ -20,6 +20,8 @@ ONE, TWO, THREE = (f"[Name{n}](https://arxiv.org/abs/2501.0000{n})" for n in (1,
         pytest.param("Both help [P1, P2].", f"Both help ({ONE}, {TWO}).", id="list"),
         pytest.param("Both help [P1][P2].", f"Both help ({ONE}, {TWO}).", id="neighbours"),
         pytest.param("All help [P1-P3].", f"All help ({ONE}, {TWO}, {THREE}).", id="range"),
+        pytest.param("All help [P1\u2011P3].", f"All help ({ONE}, {TWO}, {THREE}).", id="range with another hyphen"),
+        pytest.param("[P1]: it is fast.", f"{ONE}: it is fast.", id="before a colon, which defines no link"),
         pytest.param("Both help [P1, 2].", f"Both help ({ONE}, {TWO}).", id="second key without its letter"),
         pytest.param("費用を半減する【P1】。", f"費用を半減する（{ONE}）。", id="Japanese brackets"),
         pytest.param("[P1]は速い。", f"{ONE}は速い。", id="Japanese subject"),
@@ -52,6 +54,13 @@ def test_cited_keys_come_in_the_order_of_first_mention():
         pytest.param("![x](https://evil.example/p.png) text", "x text", 1, id="image"),
         pytest.param("Go to https://evil.example/path?q=1 now", "Go to now", 1, id="bare address"),
         pytest.param("Go to www.evil.example now", "Go to now", 1, id="www"),
+        pytest.param("看はhttps://evil.example/pathを", "看はを", 1, id="address within Japanese"),
+        pytest.param("Go to evil.example/path now", "Go to now", 1, id="no scheme"),
+        pytest.param("Go to arXiv:2501.00009 now", "Go to now", 1, id="arXiv identifier"),
+        pytest.param("Go to doi:10.1000/182 now", "Go to now", 1, id="DOI"),
+        pytest.param("Ask eve@evil.example for mAP@0.5", "Ask for mAP@0.5", 1, id="mail address"),
+        pytest.param("[![x](https://e.example/p)](https://e.example) y", "x y", 2, id="an image in a link"),
+        pytest.param("[a\nb]: https://evil.example", "", 1, id="definition over two lines"),
         pytest.param("<script>alert(1)</script>x", "alert(1)x", 2, id="tags"),
         pytest.param("<<b>script>x", "x", 2, id="a tag that a removal uncovers"),
         pytest.param("<https://evil.example>", "", 1, id="autolink"),
@@ -65,6 +74,23 @@ def test_links_of_the_text_are_removed_and_counted(text: str, rendered: str, rem
 
     assert result.text == rendered
     assert result.removed_link_count == removed
+
+
+def test_links_nested_deeper_than_anybody_would_are_no_links():
+    """What is left of them after many rounds is shown as text."""
+    text = "x"
+    for _ in range(60):
+        text = f"[{text}](</y>)"
+
+    assert links_in(render(text, REFERENCES).text) == set()
+
+
+def test_keys_in_one_form():
+    """The same reading of keys, without links: what a writer's text is kept as."""
+    result = in_one_form("Both [P1][P2], 【P3】 and [P9] [x](https://evil.example).", {"P1", "P2", "P3"})
+
+    assert result.text == "Both [P1, P2], [P3] and x."
+    assert (result.cited_keys, result.unknown_key_count, result.removed_link_count) == (("P1", "P2", "P3"), 1, 1)
 
 
 def test_markdown_in_a_title_shows_as_text_in_its_link():

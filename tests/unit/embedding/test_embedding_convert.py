@@ -7,13 +7,16 @@ from paperroute.v1 import embedding_service_pb2 as pb
 from paperroute.v1 import paper_pb2, usage_pb2
 
 from services.common.errors import InvalidRequest
+from services.common.paid.usage import Usage, usage_message
 from services.common.papers import Paper, timestamp_of
 from services.embedding import convert
-from services.embedding.paper_vectors import EmbeddedPapers, FoundPaper, Selection
+from services.embedding.local_encoder import LocalEncoder
+from services.embedding.paper_vectors import EmbeddedPapers, Encoded, FoundPaper, FoundPapers, Selection
 from services.embedding.wordllama_encoder import WordLlamaEncoder
 
-ENCODER = WordLlamaEncoder()
+ENCODER = LocalEncoder(WordLlamaEncoder())
 WANTED = "one of those there are"
+PAID = Usage(model="openai:text-embedding-3-large", call_count=2, input_tokens=30, cost_nano_usd=3_900)
 FIRST, SECOND = datetime(2021, 1, 1, tzinfo=UTC), datetime(2021, 1, 2, tzinfo=UTC)
 NO_MOMENT = Timestamp(seconds=-(10**12))
 
@@ -186,39 +189,104 @@ def test_the_limits_of_a_request_for_near_papers_are_allowed(parts):
 
 def test_a_response_with_vectors_carries_rows_counts_and_usage():
     vectors = np.eye(2, ENCODER.dimension, dtype=np.float32)
-    embedded = EmbeddedPapers(vectors=vectors, cached_count=1, query_vector=vectors[1], call_count=1)
+    embedded = EmbeddedPapers(vectors=vectors, cached_count=1, query_vector=vectors[1], usage=(PAID,))
 
     response = convert.embed_response_of(ENCODER, embedded)
 
     assert response.vectors == vectors.astype("<f4").tobytes()
     assert response.query_vector == vectors[1].astype("<f4").tobytes()
     assert (response.encoder, response.dimension, response.count, response.cached_count) == (ENCODER.name, 256, 2, 1)
-    assert list(response.usage) == [free_usage(1)]
-    assert response.usage[0].HasField("cost_nano_usd")
+    assert list(response.usage) == [usage_message(PAID)]
 
 
 def test_a_response_without_a_query_has_no_query_vector():
     embedded = EmbeddedPapers(
-        vectors=np.eye(1, ENCODER.dimension, dtype=np.float32), cached_count=1, query_vector=None, call_count=0
+        vectors=np.eye(1, ENCODER.dimension, dtype=np.float32), cached_count=1, query_vector=None, usage=()
     )
 
     response = convert.embed_response_of(ENCODER, embedded)
 
     assert response.query_vector == b""
-    assert response.usage[0].call_count == 0
+    assert list(response.usage) == [free_usage(0)]
+    assert response.usage[0].HasField("cost_nano_usd")
 
 
 def test_a_response_with_near_papers_carries_their_messages_and_usage():
     paper = Paper(paper_id="2101.00001", title="A title", abstract="An abstract.", published_at=FIRST)
 
-    response = convert.find_response_of(ENCODER, [FoundPaper(paper=paper, similarity=0.25)])
+    found = FoundPapers(papers=(FoundPaper(paper=paper, similarity=0.25),), usage=(PAID,))
+    response = convert.find_response_of(ENCODER, found)
 
-    (found,) = response.papers
-    assert found.paper.paper_id == "2101.00001"
-    assert found.paper.published_precision == paper_pb2.DATE_PRECISION_DAY
-    assert found.similarity == 0.25
+    (message,) = response.papers
+    assert message.paper.paper_id == "2101.00001"
+    assert message.paper.published_precision == paper_pb2.DATE_PRECISION_DAY
+    assert message.similarity == 0.25
     assert response.encoder == ENCODER.name
-    assert list(response.usage) == [free_usage(1)]
+    assert list(response.usage) == [usage_message(PAID)]
+
+
+def test_a_response_with_vectors_of_texts_carries_rows_and_usage():
+    rows = np.eye(2, ENCODER.dimension, dtype=np.float32)
+
+    response = convert.texts_response_of(ENCODER, Encoded(rows=rows, usage=(PAID,)))
+
+    assert response.vectors == rows.astype("<f4").tobytes()
+    assert (response.encoder, response.dimension, response.count) == (ENCODER.name, 256, 2)
+    assert list(response.usage) == [usage_message(PAID)]
+
+
+def test_a_request_for_vectors_of_texts_is_read():
+    asked = convert.texts_of(pb.EmbedTextsRequest(texts=["b", "a", "b"]), ENCODER, WANTED)
+
+    assert asked == convert.TextEmbedding(encoder=ENCODER, texts=("b", "a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("parts", "fields"),
+    [
+        pytest.param({"texts": []}, ["texts"], id="no text"),
+        pytest.param({"texts": ["x"] * 501}, ["texts"], id="too many texts"),
+        pytest.param({"texts": ["x", " ", "x" * 4_001]}, ["texts[1]", "texts[2]"], id="blank and long"),
+        pytest.param({"texts": ["問" * 4_000] * 500}, [], id="the most"),
+    ],
+)
+def test_broken_fields_of_a_request_for_vectors_of_texts_are_named(parts, fields):
+    request = pb.EmbedTextsRequest(**parts)
+
+    if fields:
+        assert broken(convert.texts_of, request) == fields
+    else:
+        assert len(convert.texts_of(request, ENCODER, WANTED).texts) == 500
+
+
+@pytest.mark.parametrize(
+    ("read", "request_of"),
+    [
+        pytest.param(convert.embedding_of, lambda call: pb.EmbedPapersRequest(papers=[message()], call=call)),
+        pytest.param(convert.finding_of, lambda call: pb.FindPapersRequest(text="x", call=call)),
+        pytest.param(convert.texts_of, lambda call: pb.EmbedTextsRequest(texts=["x"], call=call)),
+    ],
+)
+def test_broken_fields_of_the_call_are_named(read, request_of):
+    call = usage_pb2.CallContext(max_cost_nano_usd=-1, call_scope=9, tenant="x" * 129)
+
+    fields = ["call.max_cost_nano_usd", "call.call_scope", "call.tenant"]
+    assert broken(read, request_of(call)) == fields
+
+
+@pytest.mark.parametrize(
+    ("request_message", "fields"),
+    [
+        (pb.ListEncoderCallsRequest(), ["tenant", "survey_id"]),
+        (pb.ListEncoderCallsRequest(tenant="t", survey_id="x" * 129, page_size=1_001), ["survey_id", "page_size"]),
+        (pb.DeleteEncoderCallsRequest(tenant=" "), ["tenant", "survey_id"]),
+    ],
+)
+def test_broken_fields_of_a_request_for_calls_are_named(request_message, fields):
+    with pytest.raises(InvalidRequest) as failure:
+        convert.check_survey_calls(request_message)
+
+    assert [violation.field for violation in failure.value.violations] == fields
 
 
 def free_usage(call_count: int) -> usage_pb2.ModelUsage:

@@ -38,7 +38,7 @@ class Provider:
     ],
 )
 async def test_encoders_are_found_by_provider_and_model(name, is_known):
-    encoders = Encoders({"one": Provider("one"), "other": Provider("other")})
+    encoders = Encoders({"one": Provider("one"), "other": Provider("other")}, {})
 
     found = await encoders.find(name)
 
@@ -48,7 +48,7 @@ async def test_encoders_are_found_by_provider_and_model(name, is_known):
 async def test_an_encoder_is_made_once():
     """It holds a model, which may be gigabytes; requests that come at once must share it too."""
     provider = Provider("one")
-    encoders = Encoders({"one": provider})
+    encoders = Encoders({"one": provider}, {})
 
     at_once = await asyncio.gather(*(encoders.find("one:model") for _ in range(5)))
     later = await encoders.find("one:model")
@@ -57,7 +57,7 @@ async def test_an_encoder_is_made_once():
 
 
 async def test_the_one_not_asked_for_longest_is_let_go():
-    encoders = Encoders({"one": Provider("one")})
+    encoders = Encoders({"one": Provider("one")}, {})
     first = [await encoders.find(f"one:model{number}") for number in range(MAX_KEPT)]
     await encoders.find("one:model0")
 
@@ -69,7 +69,7 @@ async def test_the_one_not_asked_for_longest_is_let_go():
 
 async def test_names_that_are_not_known_are_not_kept():
     """Whoever asks for many of them must not push out those in use."""
-    encoders = Encoders({"one": Provider("one")})
+    encoders = Encoders({"one": Provider("one")}, {})
     known = await encoders.find("one:model")
 
     for number in range(2 * MAX_KEPT):
@@ -82,7 +82,7 @@ async def test_a_missing_package_is_told_each_time():
     def missing(model: str) -> NamedEncoder:
         raise NotReady("encoder", "its package is missing")
 
-    encoders = Encoders({"one": missing})
+    encoders = Encoders({"one": missing}, {})
 
     for _ in range(2):
         with pytest.raises(NotReady):
@@ -90,4 +90,17 @@ async def test_a_missing_package_is_told_each_time():
 
 
 def test_what_is_wanted_names_every_provider():
-    assert "one or other" in Encoders({"other": Provider("other"), "one": Provider("one")}).wanted
+    local = Encoders({"other": Provider("other"), "one": Provider("one")}, {})
+    both = Encoders({"one": Provider("one")}, {"far": Provider("far")})
+
+    assert "one or other" in local.wanted
+    assert "@" not in local.wanted
+    assert "far or one" in both.wanted
+    assert "any model of far as model@dimension" in both.wanted
+
+
+async def test_remote_encoders_are_found_like_local_ones():
+    encoders = Encoders({"one": Provider("one")}, {"far": Provider("far")})
+
+    assert (await encoders.find("far:model@8")).name == "far:model@8"
+    assert await encoders.find("far:none") is None

@@ -2,6 +2,7 @@ import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,10 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from services.common.deadlines import Deadline
 from services.common.errors import UpstreamFailed
+from services.common.paid.caller import Caller
+from services.common.paid.usage import Usage
 from services.common.papers import Paper
 from services.embedding.paper_vectors import (
     Collection,
+    EmbeddedPapers,
+    Encoded,
+    FoundPaper,
     Hit,
     PaperVectors,
     Point,
@@ -23,18 +30,30 @@ from services.embedding.paper_vectors import (
     unit_rows,
 )
 
+CALLER = Caller(tenant="t", survey_id="s", stage="embed", item="", deadline=Deadline.after(600))
+
 
 class HashEncoder:
-    """Makes unit vectors of a text's hash and records what it was asked."""
+    """Makes unit vectors of a text's hash and records what it was asked; each call costs 5."""
 
     def __init__(self, name: str = "hash:sha256", dimension: int = 8) -> None:
         self.name = name
         self.dimension = dimension
         self.asked: list[list[str]] = []
+        self.public: list[list[str]] = []
+        self.failures = 0
+        self.gate: asyncio.Event | None = None
 
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        self.asked.append(list(texts))
-        return self.rows(texts)
+    async def encode(self, papers: Sequence[str], texts: Sequence[str], caller: Caller) -> Encoded:
+        assert caller is CALLER
+        self.asked.append([*papers, *texts])
+        self.public.append([*papers])
+        if self.gate:
+            await self.gate.wait()
+        if self.failures:
+            self.failures -= 1
+            raise UpstreamFailed("the encoder", "is busy")
+        return Encoded(rows=self.rows([*papers, *texts]), usage=(Usage(model=self.name, cost_nano_usd=5),))
 
     def rows(self, texts: Sequence[str]) -> NDArray[np.float32]:
         digests = [hashlib.sha256(f"{self.name}|{text}".encode()).digest()[: self.dimension] for text in texts]
@@ -78,9 +97,20 @@ class AngleEncoder:
     name = "angle:plane"
     dimension = 2
 
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        angles = np.radians([float(text.split()[-1]) for text in texts])
-        return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    async def encode(self, papers: Sequence[str], texts: Sequence[str], caller: Caller) -> Encoded:
+        angles = np.radians([float(text.split()[-1]) for text in (*papers, *texts)])
+        rows = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+        return Encoded(rows=rows, usage=(Usage(model=self.name, cost_nano_usd=1),))
+
+
+async def embed(vectors: PaperVectors, encoder: Any, papers: Sequence[Paper], query: str = "") -> EmbeddedPapers:
+    return await vectors.embed(encoder, papers, query, CALLER)
+
+
+async def find(
+    vectors: PaperVectors, encoder: Any, text: str, selection: Selection, max_papers: int
+) -> Sequence[FoundPaper]:
+    return (await vectors.find(encoder, text, selection, max_papers, CALLER)).papers
 
 
 def paper(paper_id: str = "2101.00001", title: str = "A title", abstract: str = "An abstract.") -> Paper:
@@ -95,9 +125,9 @@ async def test_rows_are_in_the_order_of_the_papers():
     """Known and new papers alternate; each row must still be its own paper's."""
     encoder = HashEncoder()
     vectors = PaperVectors(MemoryStore())
-    await vectors.embed(encoder, papers_from(2, 4))
+    await embed(vectors, encoder, papers_from(2, 4))
 
-    embedded = await vectors.embed(encoder, papers_from(5, 4, 3, 2, 1))
+    embedded = await embed(vectors, encoder, papers_from(5, 4, 3, 2, 1))
 
     assert np.array_equal(embedded.vectors, encoder.rows([text_of(each) for each in papers_from(5, 4, 3, 2, 1)]))
     assert embedded.cached_count == 2
@@ -107,9 +137,9 @@ async def test_rows_are_in_the_order_of_the_papers():
 async def test_only_new_texts_are_encoded():
     encoder = HashEncoder()
     vectors = PaperVectors(MemoryStore())
-    await vectors.embed(encoder, papers_from(1, 2))
+    await embed(vectors, encoder, papers_from(1, 2))
 
-    await vectors.embed(encoder, papers_from(1, 2, 3))
+    await embed(vectors, encoder, papers_from(1, 2, 3))
 
     assert encoder.asked == [
         ["Title 1\nAn abstract.", "Title 2\nAn abstract."],
@@ -120,18 +150,18 @@ async def test_only_new_texts_are_encoded():
 async def test_known_papers_without_a_query_need_no_encoder():
     encoder = HashEncoder()
     vectors = PaperVectors(MemoryStore())
-    await vectors.embed(encoder, papers_from(1))
+    await embed(vectors, encoder, papers_from(1))
 
-    embedded = await vectors.embed(encoder, papers_from(1))
+    embedded = await embed(vectors, encoder, papers_from(1))
 
-    assert (embedded.cached_count, embedded.call_count, len(encoder.asked)) == (1, 0, 1)
+    assert (embedded.cached_count, embedded.usage, len(encoder.asked)) == (1, (), 1)
 
 
 async def test_papers_with_one_text_are_encoded_once_and_kept_twice():
     """Two records can share title and abstract; each needs its own payload."""
     encoder, store = HashEncoder(), MemoryStore()
 
-    embedded = await PaperVectors(store).embed(encoder, [paper("2101.00001"), paper("2101.00002")])
+    embedded = await embed(PaperVectors(store), encoder, [paper("2101.00001"), paper("2101.00002")])
 
     assert encoder.asked == [["A title\nAn abstract."]]
     assert np.array_equal(embedded.vectors[0], embedded.vectors[1])
@@ -142,28 +172,28 @@ async def test_papers_with_one_text_are_encoded_once_and_kept_twice():
 async def test_query_is_encoded_in_the_same_call_and_not_kept():
     encoder, store = HashEncoder(), MemoryStore()
 
-    embedded = await PaperVectors(store).embed(encoder, papers_from(1), query="What is new?")
+    embedded = await embed(PaperVectors(store), encoder, papers_from(1), query="What is new?")
 
     assert np.array_equal(embedded.query_vector, encoder.rows(["What is new?"])[0])
-    assert embedded.call_count == len(encoder.asked) == 1
+    assert len(embedded.usage) == len(encoder.asked) == 1
     assert [len(points) for points in store.points.values()] == [1]
 
 
 async def test_query_beside_known_papers_is_encoded_alone():
     encoder = HashEncoder()
     vectors = PaperVectors(MemoryStore())
-    await vectors.embed(encoder, papers_from(1, 2))
+    await embed(vectors, encoder, papers_from(1, 2))
 
-    embedded = await vectors.embed(encoder, papers_from(2, 1), query="What is new?")
+    embedded = await embed(vectors, encoder, papers_from(2, 1), query="What is new?")
 
     assert encoder.asked[1:] == [["What is new?"]]
-    assert (embedded.cached_count, embedded.call_count) == (2, 1)
+    assert (embedded.cached_count, len(embedded.usage)) == (2, 1)
 
 
 async def test_query_with_the_words_of_a_paper_gets_its_own_row():
     encoder = HashEncoder()
 
-    embedded = await PaperVectors(MemoryStore()).embed(encoder, [paper()], query="A title\nAn abstract.")
+    embedded = await embed(PaperVectors(MemoryStore()), encoder, [paper()], query="A title\nAn abstract.")
 
     assert np.array_equal(embedded.query_vector, embedded.vectors[0])
 
@@ -172,7 +202,7 @@ async def test_requests_at_once_encode_a_paper_once():
     encoder, store = HashEncoder(), MemoryStore()
     vectors = PaperVectors(store)
 
-    answers = await asyncio.gather(*(vectors.embed(encoder, papers_from(1, 2, 3)) for _ in range(5)))
+    answers = await asyncio.gather(*(embed(vectors, encoder, papers_from(1, 2, 3)) for _ in range(5)))
 
     assert sorted(answer.cached_count for answer in answers) == [0, 3, 3, 3, 3]
     assert len(encoder.asked) == 1
@@ -180,14 +210,85 @@ async def test_requests_at_once_encode_a_paper_once():
     assert all(np.array_equal(answer.vectors, answers[0].vectors) for answer in answers)
 
 
+async def test_requests_at_once_for_other_papers_do_not_wait_for_each_other():
+    """A remote encoder takes seconds; only who wants the same paper waits for it."""
+    slow, quick = HashEncoder(), HashEncoder()
+    slow.gate = asyncio.Event()
+    vectors = PaperVectors(MemoryStore())
+    first = asyncio.create_task(embed(vectors, slow, papers_from(1, 2)))
+    while not slow.asked:
+        await asyncio.sleep(0)
+
+    second = await embed(vectors, quick, papers_from(3))
+    third = asyncio.create_task(embed(vectors, quick, papers_from(2, 4)))
+    slow.gate.set()
+
+    assert (await first).cached_count == 0
+    assert second.cached_count == 0
+    assert (await third).cached_count == 1
+    assert quick.asked == [["Title 3\nAn abstract."], ["Title 4\nAn abstract."]]
+
+
+@pytest.mark.parametrize("end", ["fails", "is cancelled"])
+async def test_who_waits_for_a_request_that_ends_without_vectors_makes_them(end):
+    broken, encoder = HashEncoder(), HashEncoder()
+    broken.gate, broken.failures = asyncio.Event(), 1
+    vectors = PaperVectors(MemoryStore())
+    first = asyncio.create_task(embed(vectors, broken, papers_from(1)))
+    while not broken.asked:
+        await asyncio.sleep(0)
+    second = asyncio.create_task(embed(vectors, encoder, papers_from(1, 2)))
+    while not encoder.asked:
+        await asyncio.sleep(0)
+
+    if end == "fails":
+        broken.gate.set()
+    else:
+        first.cancel()
+
+    with pytest.raises((UpstreamFailed, asyncio.CancelledError)):
+        await first
+    assert (await second).cached_count == 0
+    assert encoder.asked == [["Title 2\nAn abstract."], ["Title 1\nAn abstract."]]
+
+
+async def test_usage_is_summed_over_the_calls_of_a_request():
+    """The second call is for what another request did not bring."""
+    broken, encoder = HashEncoder(), HashEncoder()
+    broken.gate, broken.failures = asyncio.Event(), 1
+    vectors = PaperVectors(MemoryStore())
+    first = asyncio.create_task(embed(vectors, broken, papers_from(1)))
+    while not broken.asked:
+        await asyncio.sleep(0)
+    second = asyncio.create_task(embed(vectors, encoder, papers_from(1, 2), "Why?"))
+    while not encoder.asked:
+        await asyncio.sleep(0)
+    broken.gate.set()
+    with pytest.raises(UpstreamFailed):
+        await first
+
+    (usage,) = (await second).usage
+
+    assert (usage.call_count, usage.cost_nano_usd) == (2, 10)
+    assert [each[-1] for each in encoder.asked] == ["Why?", "Title 1\nAn abstract."]
+
+
+async def test_a_question_is_not_among_what_all_tenants_share():
+    encoder = HashEncoder()
+
+    await embed(PaperVectors(MemoryStore()), encoder, papers_from(1), query="Why?")
+
+    assert encoder.public == [["Title 1\nAn abstract."]]
+
+
 async def test_another_abstract_keeps_both_vectors():
     encoder = HashEncoder()
     vectors = PaperVectors(MemoryStore())
     first, second = paper(abstract="First version."), paper(abstract="Second version.")
-    await vectors.embed(encoder, [first])
-    await vectors.embed(encoder, [second])
+    await embed(vectors, encoder, [first])
+    await embed(vectors, encoder, [second])
 
-    again = [await vectors.embed(encoder, [each]) for each in (first, second)]
+    again = [await embed(vectors, encoder, [each]) for each in (first, second)]
 
     assert [each.cached_count for each in again] == [1, 1]
     assert not np.array_equal(again[0].vectors, again[1].vectors)
@@ -197,7 +298,7 @@ async def test_encoders_never_share_vectors():
     vectors = PaperVectors(MemoryStore())
     one, other, longer = HashEncoder("hash:a"), HashEncoder("hash:b"), HashEncoder("hash:a", dimension=16)
 
-    answers = [await vectors.embed(encoder, papers_from(1)) for encoder in (one, other, longer)]
+    answers = [await embed(vectors, encoder, papers_from(1)) for encoder in (one, other, longer)]
 
     assert [answer.cached_count for answer in answers] == [0, 0, 0]
     assert [answer.vectors.shape for answer in answers] == [(1, 8), (1, 8), (1, 16)]
@@ -209,9 +310,9 @@ async def test_a_failed_put_leaves_the_way_free_for_the_next_request():
     store.failures = 1
     vectors = PaperVectors(store)
     with pytest.raises(UpstreamFailed):
-        await vectors.embed(HashEncoder(), papers_from(1))
+        await embed(vectors, HashEncoder(), papers_from(1))
 
-    embedded = await vectors.embed(HashEncoder(), papers_from(1))
+    embedded = await embed(vectors, HashEncoder(), papers_from(1))
 
     assert embedded.cached_count == 0
 
@@ -226,7 +327,7 @@ def test_any_sequence_of_requests_encodes_each_paper_once(requests: list[set[int
         seen: set[int] = set()
         for numbers in requests:
             asked = papers_from(*numbers)
-            embedded = await vectors.embed(encoder, asked)
+            embedded = await embed(vectors, encoder, asked)
             assert np.array_equal(embedded.vectors, encoder.rows([text_of(each) for each in asked]))
             assert embedded.cached_count == len(numbers & seen)
             seen |= numbers
@@ -274,9 +375,9 @@ def test_collection_names_are_folder_names_and_never_collide():
 async def test_found_papers_come_nearest_first_as_they_were_embedded():
     vectors = PaperVectors(MemoryStore())
     papers = [paper(f"2101.{number:05}", abstract=f"at {angle}") for number, angle in enumerate((90, 0, 60, 180))]
-    await vectors.embed(AngleEncoder(), papers)
+    await embed(vectors, AngleEncoder(), papers)
 
-    found = await vectors.find(AngleEncoder(), "near 0", Selection(), 3)
+    found = await find(vectors, AngleEncoder(), "near 0", Selection(), 3)
 
     assert [each.paper for each in found] == [papers[1], papers[2], papers[0]]
     assert np.allclose([each.similarity for each in found], [1, 0.5, 0], atol=1e-6)
@@ -285,9 +386,9 @@ async def test_found_papers_come_nearest_first_as_they_were_embedded():
 async def test_equally_near_papers_come_by_their_identifier():
     """Two records can share a text; which one a store names first is chance."""
     vectors = PaperVectors(MemoryStore())
-    await vectors.embed(AngleEncoder(), [paper(each, abstract="at 10") for each in ("2101.00003", "2101.00001")])
+    await embed(vectors, AngleEncoder(), [paper(each, abstract="at 10") for each in ("2101.00003", "2101.00001")])
 
-    found = await vectors.find(AngleEncoder(), "near 0", Selection(), 5)
+    found = await find(vectors, AngleEncoder(), "near 0", Selection(), 5)
 
     assert [each.paper.paper_id for each in found] == ["2101.00001", "2101.00003"]
 
@@ -295,9 +396,9 @@ async def test_equally_near_papers_come_by_their_identifier():
 async def test_of_several_texts_of_a_paper_the_nearest_is_found():
     vectors = PaperVectors(MemoryStore())
     for angle in (50, 20, 80):
-        await vectors.embed(AngleEncoder(), [paper(abstract=f"at {angle}")])
+        await embed(vectors, AngleEncoder(), [paper(abstract=f"at {angle}")])
 
-    (found,) = await vectors.find(AngleEncoder(), "near 0", Selection(), 5)
+    (found,) = await find(vectors, AngleEncoder(), "near 0", Selection(), 5)
 
     assert found.paper.abstract == "at 20"
 
@@ -307,11 +408,11 @@ async def test_papers_with_many_texts_do_not_take_the_places_of_others(max_paper
     """Twenty texts of one paper lie nearer than the other four papers."""
     vectors = PaperVectors(MemoryStore())
     for angle in range(20):
-        await vectors.embed(AngleEncoder(), [paper("2101.00001", abstract=f"at {angle}")])
+        await embed(vectors, AngleEncoder(), [paper("2101.00001", abstract=f"at {angle}")])
     others = [paper(f"2101.{number:05}", abstract=f"at {number + 30}") for number in range(2, 6)]
-    await vectors.embed(AngleEncoder(), others)
+    await embed(vectors, AngleEncoder(), others)
 
-    found = await vectors.find(AngleEncoder(), "near 0", Selection(), max_papers)
+    found = await find(vectors, AngleEncoder(), "near 0", Selection(), max_papers)
 
     expected = ["2101.00001", "2101.00002", "2101.00003", "2101.00004", "2101.00005"]
     assert [each.paper.paper_id for each in found] == expected[:max_papers]
@@ -320,10 +421,10 @@ async def test_papers_with_many_texts_do_not_take_the_places_of_others(max_paper
 async def test_a_search_that_fills_its_places_at_once_is_made_once():
     store = MemoryStore()
     vectors = PaperVectors(store)
-    await vectors.embed(AngleEncoder(), [paper(f"2101.{number:05}", abstract=f"at {number}") for number in range(9)])
+    await embed(vectors, AngleEncoder(), [paper(f"2101.{number:05}", abstract=f"at {number}") for number in range(9)])
     selection = Selection(categories=("cs.CV",))
 
-    await vectors.find(AngleEncoder(), "near 0", selection, 4)
+    await find(vectors, AngleEncoder(), "near 0", selection, 4)
 
     assert store.searches == [(selection, 4)]
 
@@ -333,10 +434,10 @@ async def test_similarity_never_passes_one():
     encoder, store = HashEncoder(dimension=32), MemoryStore()
     vectors = PaperVectors(store)
     papers = papers_from(*range(200))
-    await vectors.embed(encoder, papers)
+    await embed(vectors, encoder, papers)
 
     for each in papers:
-        (found,) = await vectors.find(encoder, text_of(each), Selection(), 1)
+        (found,) = await find(vectors, encoder, text_of(each), Selection(), 1)
         assert found.similarity <= 1
     products = [float(point.vector @ point.vector) for points in store.points.values() for point in points.values()]
     assert max(products) > 1
@@ -344,9 +445,9 @@ async def test_similarity_never_passes_one():
 
 async def test_only_papers_embedded_with_the_encoder_are_found():
     vectors = PaperVectors(MemoryStore())
-    await vectors.embed(HashEncoder("hash:a"), papers_from(1))
+    await embed(vectors, HashEncoder("hash:a"), papers_from(1))
 
-    assert await vectors.find(HashEncoder("hash:b"), "Title 1", Selection(), 5) == []
+    assert await find(vectors, HashEncoder("hash:b"), "Title 1", Selection(), 5) == ()
 
 
 def test_unit_rows_have_norm_one_and_a_row_of_zeros_is_the_first_axis():
