@@ -5,7 +5,7 @@ text was rendered from a record, so it cannot lead to another paper.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from services.common.markdown import escape
@@ -22,28 +22,28 @@ _KEYS = rf"P\d{{1,6}}(?:\s*(?:[,;、，；]|{_DASH})\s*{_ONE})*"
 _GROUP = re.compile(rf"[\[【]\s*({_KEYS})\s*[\]】]")
 _CITATION = re.compile(rf"(?<!\\){_GROUP.pattern}(?:[ \t]*[\[【]\s*{_KEYS}\s*[\]】])*(?!\()")  # neighbours are one
 _RANGE = re.compile(rf"({_ONE})\s*{_DASH}\s*({_ONE})")
-_ADDRESS_STARTS = (
-    r"[a-zA-Z][a-zA-Z0-9+.-]{0,30}://",
-    r"(?<![a-zA-Z0-9])(?i:www\.|javascript:|mailto:|data:\w+/)",
-    r"(?<![a-zA-Z0-9])(?:[a-zA-Z0-9-]{1,60}\.){1,6}"
-    r"(?:ai|app|cn|co|com|de|dev|edu|eu|example|fr|gov|info|io|jp|net|org|ru|uk|xyz)/",
-    r"(?<![a-zA-Z0-9])(?:(?:doi|DOI):\s*)?10\.\d{4,9}/",
-    r"(?<![a-zA-Z0-9])ar[Xx]iv(?:\.org\b|:\s*(?=\d))",
-)
 _OPEN = r"((?<!\\)(?:\\\\)*)"  # behind an even number of backslashes a bracket is one
 _LINE_END = r"\n(?![ \t]*\n)"  # within a paragraph
+_BLOCK_MARKS = r"(?:(?:[>*+-]|\d{1,9}[.)])[ \t]*)*"
+_NO_KEY = r"(?!\s*P\d[\dP,;\s\u2010-\u2014-]*\])"  # "[P1]: " begins a sentence about a paper
+_LABEL = rf"(?:\\.|[^\[\]\n\\]|{_LINE_END})"
+_ADDRESS_END = r"[^\s<>\])】」。、\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]*()"
 _LINKS = (  # what stays of each: the backslashes before it and its text
-    re.compile(  # definition of a reference link
-        r"(?m)^[ \t]*()\[(?!\s*P\d[\dP,;\s\u2010-\u2014-]*\])(?:\\.|[^\[\]\n\\]|" + _LINE_END + r")+\]:"
-        r"[ \t]*\n?[ \t]*\S.*$()"
+    # The definition of a reference link; [text](url) and ![alt](url); <tag>, <https://...> and <!-- comment -->; bare
+    # addresses.
+    re.compile(rf"(?m)^[ \t]*{_BLOCK_MARKS}()\[{_NO_KEY}{_LABEL}+\]:[ \t]*\n?[ \t]*\S.*$()"),
+    re.compile(rf"{_OPEN}!?\[({_LABEL}*)\]\((?:[^()\n]|{_LINE_END}|\([^()\n]*\))*\)"),
+    re.compile(rf"{_OPEN}<(?:[!?][^<>]*|[a-zA-Z/](?:[^<>\n]|{_LINE_END})*)>()"),
+    re.compile(
+        r"()(?:[a-zA-Z][a-zA-Z0-9+.-]{0,30}://|(?<![a-zA-Z0-9])(?i:www\.|javascript:|mailto:|data:\w+/))" + _ADDRESS_END
     ),
+)
+_POINTERS = (  # what is no link and leads elsewhere all the same: in a paper's words, but not in a writer's
     re.compile(
-        rf"{_OPEN}!?\[((?:\\.|[^\[\]\n\\]|{_LINE_END})*)\]\((?:[^()\n]|{_LINE_END}|\([^()\n]*\))*\)"
-    ),  # [text](url)
-    re.compile(
-        rf"{_OPEN}<(?:[!?][^<>]*|[a-zA-Z/](?:[^<>\n]|{_LINE_END})*)>()"
-    ),  # <tag>, <https://...>, <!-- comment -->
-    re.compile(rf"()(?:{'|'.join(_ADDRESS_STARTS)})[^\s<>\])】」。、\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]*()"),
+        r"()(?<![a-zA-Z0-9])(?:(?:[a-zA-Z0-9-]{1,60}\.){1,6}"
+        r"(?:ai|app|cn|co|com|de|dev|edu|eu|example|fr|gov|info|io|jp|net|org|ru|uk|xyz)/"
+        r"|(?:(?:doi|DOI):\s*)?10\.\d{4,9}/|ar[Xx]iv(?:\.org\b|:\s*(?=\d)))" + _ADDRESS_END
+    ),
     re.compile(r"()[a-zA-Z0-9_.+-]{1,80}@[a-zA-Z0-9_-]{1,80}(?:\.[a-zA-Z0-9_-]{1,80})*\.[a-z]{2,24}(?![a-zA-Z0-9])()"),
 )
 _TAG_START = re.compile(rf"{_OPEN}<(?=[a-zA-Z/!?])")  # begins a block of HTML even if it never ends
@@ -85,36 +85,26 @@ def render(text: str, references: Mapping[str, Reference]) -> Rendered:
     def links(match: re.Match[str], known: list[str]) -> str:
         return _placed(match, [f"[{escape(references[key].name)}]({references[key].url})" for key in known])
 
-    return _cited(text, references, links)
+    return _cited(_without(text, _LINKS), references, links)
 
 
 def in_one_form(text: str, keys: Collection[str]) -> Rendered:
-    """Return `text` with its keys written "[P1, P2]", and everything that looks like a link removed.
+    """Return what a model wrote with its keys in the form "[P1, P2]", and without anything that leads elsewhere.
 
     Args:
         text: as for `render`.
         keys: the closed set.
     """
-    return _cited(text, keys, lambda _match, known: f"[{', '.join(known)}]" if known else _REMOVED)
+    return _cited(without_links(text), keys, lambda _match, known: f"[{', '.join(known)}]" if known else _REMOVED)
 
 
 def without_links(text: str) -> tuple[str, int]:
-    """Return `text` without links and tags, and their number; what a removal uncovers is removed as well.
+    """Return what a model wrote without links and tags, and their number.
 
-    Addresses without a scheme, DOIs, arXiv identifiers and mail addresses count as links.
+    Addresses without a scheme, DOIs, arXiv identifiers and mail addresses count as links, and so does what a removal
+    uncovers. What is no whole link and no whole tag stays, but cannot become one.
     """
-    removed = 0
-    for _ in range(MAX_NESTING * len(_LINKS)):
-        for pattern in _LINKS:
-            text, count = pattern.subn(r"\1\2", text)
-            removed += count
-            if count:
-                break  # what it uncovers comes before the other patterns
-        else:
-            break
-    else:  # nobody nests links so deep but to get one through: no mark of one is left
-        text = text.replace("](", "] (").replace("://", ": //")
-    return _TAG_START.sub(r"\1\\<", text), removed
+    return _without(text, (*_LINKS, *_POINTERS))
 
 
 class StreamRenderer:
@@ -148,8 +138,32 @@ class StreamRenderer:
         return lead + render(body, self._references).text.strip() + ready[len(body) :]
 
 
-def _cited(text: str, keys: Collection[str], written: Callable[[re.Match[str], list[str]], str]) -> Rendered:
-    """Return `text` with each citation replaced by what is `written` for its known keys."""
+def _without(text: str, patterns: Sequence[re.Pattern[str]]) -> tuple[str, int]:
+    removed = 0
+    text = text.replace(_REMOVED, "")
+    for _ in range(MAX_NESTING * len(patterns)):
+        for pattern in patterns:
+            text, count = pattern.subn(r"\1\2", text)
+            removed += count
+            if count:
+                break  # what it uncovers comes before the other patterns
+        else:
+            break
+    else:  # nobody nests links so deep but to get one through
+        text = text.replace("://", ": //")
+    return _TAG_START.sub(r"\1\\<", text.replace("](", "] (")), removed
+
+
+def _cited(
+    cleared: tuple[str, int], keys: Collection[str], written: Callable[[re.Match[str], list[str]], str]
+) -> Rendered:
+    """Return a text with each citation replaced by what is `written` for its known keys.
+
+    Args:
+        cleared: the text without links, so that every link in the end is one of ours, and how many it had.
+        keys: the closed set.
+        written: of a citation and its known keys.
+    """
     cited: dict[str, None] = {}
     unknown = 0
 
@@ -161,9 +175,8 @@ def _cited(text: str, keys: Collection[str], written: Callable[[re.Match[str], l
         cited.update(dict.fromkeys(known))
         return written(match, known)
 
-    # The order matters: foreign links go first, so that every link left is one of ours.
-    plain, removed = without_links(text.replace(_REMOVED, ""))
-    linked = _CITATION.sub(replaced, plain)
+    text, removed = cleared
+    linked = _CITATION.sub(replaced, text)
     return Rendered(text=_tidy(linked), cited_keys=tuple(cited), unknown_key_count=unknown, removed_link_count=removed)
 
 

@@ -23,6 +23,8 @@ CONNECTION_AGE_S = 60
 """After this long a client is asked to reconnect, so that it looks its addresses up again and finds new workers."""
 CONNECTION_GRACE_S = 3_600
 """Longest a call may go on after that: longer than the longest survey that is watched."""
+MAX_PENDING_REQUESTS = 100_000
+"""Requests that wait for their handler to begin; a survey of 500 papers sends 500 at once."""
 DRAIN_S = 10
 """Longest a stopping server waits for the calls under way."""
 
@@ -50,6 +52,9 @@ class RoleServer:
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_connection_age_ms", CONNECTION_AGE_S * 1_000),
                 ("grpc.max_connection_age_grace_ms", CONNECTION_GRACE_S * 1_000),
+                # Beyond 1,000 waiting requests grpc drops new ones at random; ours are bounded by who sends them.
+                ("grpc.server.max_pending_requests", MAX_PENDING_REQUESTS),
+                ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_REQUESTS),
                 ("grpc.so_reuseport", 0),  # two servers on one port would each get half of the calls
             ],
         )

@@ -17,8 +17,10 @@ FIRST_GUESS = 0.7
 """Part of the throughput before the first refusal that is tried after it: the server's bucket was not empty then."""
 LEAST_CUT, MOST_CUT = 0.9, 0.7
 """Part of a guess that a row of refusals leaves."""
-GUESS_GROWTH = 0.05
-"""Growth of a guess in a second without refusals, as part of the first one: by sums, so that workers become equal."""
+LEAST_PASSED = 3
+"""Fewer calls before a first refusal tell nothing of the limit."""
+FIRST_GUESS_GROWTH, GUESS_GROWTH = 0.1, 0.05
+"""Growth of a guess in a second without refusals, as part of what it was after the last one."""
 GUESS_BURST_S = 0.25
 """What may go at once under a guess, in seconds of its rate."""
 RECENT_S = 1.0
@@ -63,7 +65,8 @@ class GuessedLimit:
         self.limit: Limit | None = None
         self.workers = 1
         self._earlier: Limit | None = None  # the guess before the present row of refusals
-        self._first_per_s = 0.0
+        self._guess_per_s = 0.0  # after the present row
+        self._is_measured = False  # from one row to the next
         self._grown_at = 0.0
         self._recent_count = 0.0  # sent of late, forgotten over RECENT_S
         self._sent_at = 0.0
@@ -83,12 +86,16 @@ class GuessedLimit:
         if sent_at > self._row_at:
             self._begin_row(now, pause_s)
         self._passed_count -= 1
+        if not self._is_measured and self._passed_count < LEAST_PASSED:
+            self.limit = None  # the account was at its limit before; what it allows did not show
+            return
         seen = max(self._passed_count, 1.0) / self._span_s
-        if self._earlier is None:
+        if not self._is_measured:
             if self.workers > 1:  # the others may have been a little quicker
                 seen = max(seen, FIRST_WINDOW / self.workers / self._span_s)
-            self._first_per_s = FIRST_GUESS * seen
-            self._guess(self._first_per_s)
+            self._guess(FIRST_GUESS * seen)
+        elif self._earlier is None:
+            self._guess(LEAST_CUT * seen)
         else:
             self._guess(max(MOST_CUT * self._earlier.per_s, min(seen, LEAST_CUT * self._earlier.per_s)))
 
@@ -99,11 +106,13 @@ class GuessedLimit:
         if self._is_stale(now):
             self.limit = None
         else:
-            self._guess(self.limit.per_s + GUESS_GROWTH * self._first_per_s * (now - self._grown_at))
+            growth = GUESS_GROWTH if self._is_measured else FIRST_GUESS_GROWTH
+            self._limit_to(self.limit.per_s + growth * self._guess_per_s * (now - self._grown_at))
             self._grown_at = now
 
     def _begin_row(self, now: float, pause_s: float) -> None:
-        if self._is_stale(now):  # the bucket was full: the pause that fills it again belongs to what it let through
+        self._is_measured = not self._is_stale(now)
+        if not self._is_measured:  # the bucket was full: the pause that fills it again belongs to what it let through
             self._earlier = None
             self._passed_count, self._span_s = self._recent_count, max(RECENT_S, pause_s)
         else:
@@ -116,6 +125,10 @@ class GuessedLimit:
         return now - self._row_until > STALE_S
 
     def _guess(self, per_s: float) -> None:
+        self._guess_per_s = per_s
+        self._limit_to(per_s)
+
+    def _limit_to(self, per_s: float) -> None:
         self.limit = Limit(size=max(1.0, per_s * GUESS_BURST_S), per_s=per_s)
 
 

@@ -133,15 +133,15 @@ class AnthropicProvider:
             }
             create = client.messages.with_raw_response.create
             async with exchange.within_time():
-                raw = await create(**call, stream=True) if sink else await create(**call)
+                raw = await create(**call, stream=True) if sink is not None else await create(**call)
                 parsed: Any = await raw.parse()
             answer.headers = raw.headers
-            if sink:
+            if sink is not None:
                 exchange.began()
                 async with parsed as events:
                     await exchange.stream(events, answer.take, sink)
             with exchange.told():
-                if not sink:
+                if sink is None:
                     answer.read(parsed)
                 return answer.reply()
 
@@ -185,7 +185,7 @@ class _Answer:
             ProviderFault: no reason why it ended was given, or one that text has not.
         """
         if not self.reason:
-            raise self.exchange.fault(FaultKind.TRUNCATED, "it ended without a reason")
+            raise self.exchange.ended_without_reason()
         finish = _FINISHES.get(self.reason)
         if finish is None:
             raise self.exchange.fault(FaultKind.MALFORMED, f"it ended for {self.reason!r}")
@@ -282,7 +282,7 @@ def _client(key: str, settings: ProviderSettings) -> "anthropic.AsyncAnthropic":
         api_key=key,
         base_url=settings.base_url or BASE_URL,
         max_retries=0,
-        timeout=httpx2.Timeout(settings.timeout_s, connect=CONNECT_TIMEOUT_S),
+        timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S),  # each exchange watches its own time
         http_client=anthropic.DefaultAioHttpClient(limits=limits),
         open_telemetry=False,  # spans are our own, and a trace's context is nothing for a provider
     )

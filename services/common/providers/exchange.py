@@ -39,7 +39,6 @@ _STATUSES = {
 }
 _OUTLINES = {
     FaultKind.UNREACHABLE: "no connection",
-    FaultKind.TIMEOUT: "it fell silent",
     FaultKind.TRUNCATED: "it broke off",
     FaultKind.MALFORMED: "it cannot be read",
 }
@@ -161,11 +160,15 @@ class Exchange:
         """Return a fault that we found ourselves."""
         return self._made(Said(kind=kind, problem=problem))
 
+    def ended_without_reason(self) -> ProviderFault:
+        """Return the fault of an answer that does not say why it ends: nobody knows whether it is whole."""
+        return self.fault(FaultKind.TRUNCATED if self._is_stream else FaultKind.MALFORMED, "it ended without a reason")
+
     def _fault_of(self, error: Exception) -> ProviderFault:
         said = self._explain(error)
         if said is None:
             kind = _transport_kind(error, is_stream=self._is_stream, has_begun=self._has_begun)
-            is_silence = isinstance(error, TimeoutError)
+            is_silence = kind is FaultKind.TIMEOUT
             said = Said(kind=kind, problem=f"silent for {self._timeout_s:g} s" if is_silence else _outline(error, kind))
         return self._made(said)
 

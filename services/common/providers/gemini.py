@@ -151,11 +151,11 @@ class GeminiProvider:
                     "contents": _contents(request, shows_schema=shows_schema),
                     "config": _config(request, parameters),
                 }
-                if sink:
+                if sink is not None:
                     events = await client.models.generate_content_stream(**call)
                 else:
                     exchange.add(answer.take(await client.models.generate_content(**call)))
-            if sink:
+            if sink is not None:
                 await exchange.stream(events, answer.take, sink)
             with exchange.told():
                 return answer.reply()
@@ -193,7 +193,7 @@ class _Answer:
             ProviderFault: no reason why it ended was given, or one that text has not.
         """
         if not self.reason and not self.block:
-            raise self.exchange.fault(FaultKind.TRUNCATED, "it ended without a reason")
+            raise self.exchange.ended_without_reason()
         finish = Finish.REFUSED if self.block else _FINISHES.get(self.reason)
         if finish is None:
             raise self.exchange.fault(FaultKind.MALFORMED, f"it ended for {self.reason!r}")

@@ -26,14 +26,7 @@ from services.common.providers.capabilities import (
 )
 from services.common.providers.chat import ChatReply, ChatRequest, EmbeddingReply, Finish
 from services.common.providers.clients import CONNECT_TIMEOUT_S, KEEP_ALIVE_S, KeyedClients, quieten
-from services.common.providers.exchange import (
-    Exchange,
-    Said,
-    asked_in,
-    is_too_long,
-    kind_of_status,
-    public_address,
-)
+from services.common.providers.exchange import Exchange, Said, asked_in, kind_of_status, public_address
 from services.common.providers.headers import rate_state_of
 from services.common.providers.settings import ProviderKey, ProviderSettings
 
@@ -172,7 +165,7 @@ class OpenAiProvider:
             call: Any = {"model": request.model, "messages": messages, "extra_body": nested(parameters)}
             async with exchange.within_time():
                 try:
-                    raw = await create(**call, stream=True) if sink else await create(**call)
+                    raw = await create(**call, stream=True) if sink is not None else await create(**call)
                 except Exception as error:
                     declined = _declined(error, answer)
                     if declined is None:
@@ -180,12 +173,12 @@ class OpenAiProvider:
                     return declined
                 parsed = raw.parse()
             answer.headers = raw.headers
-            if sink:
+            if sink is not None:
                 exchange.began()
                 async with parsed as events:
                     await exchange.stream(events, answer.take, sink)
             with exchange.told():
-                if not sink:
+                if sink is None:
                     answer.read(parsed)
                 return answer.reply()
 
@@ -230,7 +223,7 @@ class _Answer:
             ProviderFault: no reason why it ended was given, or one that text has not.
         """
         if not self.reason:
-            raise self.exchange.fault(FaultKind.TRUNCATED, "it ended without a reason")
+            raise self.exchange.ended_without_reason()
         finish = Finish.REFUSED if self.refusal else _FINISHES.get(self.reason)
         if finish is None:
             raise self.exchange.fault(FaultKind.MALFORMED, f"it ended for {self.reason!r}")
@@ -315,7 +308,7 @@ def _explained(error: Exception) -> Said | None:
         words = f"{error.param}: {words}"
     if isinstance(error, openai.APIStatusError):
         kind = _KINDS.get(error.code or "") or _KINDS.get(error.type or "") or kind_of_status(error.status_code, words)
-        if kind is FaultKind.RATE_LIMIT and is_too_long(words):
+        if kind is FaultKind.RATE_LIMIT and "Request too large" in words:
             kind = FaultKind.TOO_LONG  # more at once than the limit of a minute: waiting does not help
         return Said(kind=kind, problem=words, headers=error.response.headers)
     if isinstance(error, openai.APIResponseValidationError):
@@ -350,7 +343,7 @@ def _client(key: str, base_url: str, settings: ProviderSettings, *, is_openai: b
         api_key=key or "none",  # the library insists on one; servers without keys do not look at it
         base_url=base_url,
         max_retries=0,
-        timeout=httpx2.Timeout(settings.timeout_s, connect=CONNECT_TIMEOUT_S),
+        timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S),  # each exchange watches its own time
         default_headers=None if is_openai else theirs,
         http_client=openai.DefaultAioHttpClient(limits=limits),
     )

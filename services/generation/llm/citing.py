@@ -29,7 +29,6 @@ _WIDE = re.compile(r"(?<!\\)[\[【［]\s*[PＰ]\s?\d[\dPＰ\s,、，;；~〜～\
 _LOOK_ALIKE = re.compile(r"(?<!\\)[\[【［]\s*[РΡ]\s?\d{1,6}\s*[\]】］]")  # with the P of other alphabets
 _CITED = r"[\[【]\s*P\d[^\[\]【】]{0,200}[\]】]"
 _DRESSED = re.compile(rf"(?<!\\)({_CITED})\((?:[^()]|\([^()]*\))*\)")  # [P1](address)
-_BEFORE_PARENTHESIS = re.compile(rf"(?<!\\)({_CITED})\(")
 _WRAPPED = re.compile(rf"`+\s*({_CITED})\s*`+|(?<!\\)\[\s*({_CITED}(?:[\s,;]*{_CITED})*)\s*\]")  # `[P1]`, [[P1]]
 _NUMBERED = re.compile(
     r"(?:(?<![\w)\]\\])|(?<=[\u3040-\u9fff]))\[\^?\d{1,3}\](?!\()"
@@ -184,7 +183,6 @@ class StreamCleaner:
         text = _WIDE.sub(lambda found: _narrow(found[0]), text)
         text, strange = _LOOK_ALIKE.subn("", text)
         text, dressed = _DRESSED.subn(r"\1", text)
-        text = _BEFORE_PARENTHESIS.sub(r"\1 (", text)
         text, numbered = _NUMBERED.subn("", _WRAPPED.sub(lambda found: found[1] or found[2], text))
         result = in_one_form(text, self._keys)
         self._unknown_key_count += result.unknown_key_count + numbered + strange

@@ -53,7 +53,7 @@ _COUNTED = re.compile(r" ?(?:papers?|works|studies|articles|methods|approaches|[
 _COUNT_DIGITS = 2
 _ENUMERATION = re.compile(r"\(\d{1,2}\)|(?<!\S)\d{1,2}\)")
 _THOUSANDS_GAP = re.compile(r"(?<=\d)[\u00a0\u2009\u202f](?=\d{3}(?!\d))")
-_LATE_CITATION = re.compile(r"([.!?。！？])[ \t]*(\[P\d+(?:, P\d+)*\])(?=[ \t]*(?:\n|\Z)|[ \t]+[A-Z])")
+_CITATION_FIRST = re.compile(r"\[P\d+(?:, P\d+)*\]")
 _ROMAN = re.compile(r"[IVX]+")
 _MEASURED = re.compile(r"\d+(?:\.\d+)?(?:st|nd|rd|th|[xkKMBGT]|[kMGT]?B|[kMG]?Hz|bit|ms|s|fps|D)?")
 _PLAIN = str.maketrans("\u2010\u2011\u2012\u2013\u2014\u2212\u2019", "------'")
@@ -104,8 +104,17 @@ def sentences_in(text: str) -> Iterator[str]:
     A citation behind a full stop belongs to the sentence before, unless the next one goes on from it.
     """
     for paragraph in text.splitlines():
-        moved = _LATE_CITATION.sub(r"\2\1", paragraph)
-        yield from sentences_of(moved)
+        spans: list[tuple[int, int]] = []
+        end = 0
+        for sentence in sentences_of(paragraph):
+            start = paragraph.index(sentence, end)
+            end = start + len(sentence)
+            late = _CITATION_FIRST.match(sentence)
+            if late and spans and _begins_anew(sentence[late.end() :]):
+                start += late.end()
+                spans[-1] = (spans[-1][0], start)
+            spans.append((start, end))
+        yield from (sentence for start, end in spans if (sentence := paragraph[start:end].strip()))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -195,6 +204,12 @@ class _Source:
             for size in (1, 2, 3, 4):
                 folded.update("".join(words[start : start + size]) for start in range(len(words) - size + 1))
         return frozenset(folded | {word.removesuffix("s") for word in folded})
+
+
+def _begins_anew(rest: str) -> bool:
+    """Return whether what stands behind a citation is a sentence of its own, or nothing."""
+    words = rest.lstrip()
+    return not words or (words != rest and words[0].isupper())
 
 
 def _texts_of(keyed: KeyedPaper) -> list[str]:

@@ -55,12 +55,12 @@ def test_cited_keys_come_in_the_order_of_first_mention():
         pytest.param("Go to https://evil.example/path?q=1 now", "Go to now", 1, id="bare address"),
         pytest.param("Go to www.evil.example now", "Go to now", 1, id="www"),
         pytest.param("看はhttps://evil.example/pathを", "看はを", 1, id="address within Japanese"),
-        pytest.param("Go to evil.example/path now", "Go to now", 1, id="no scheme"),
-        pytest.param("Go to arXiv:2501.00009 now", "Go to now", 1, id="arXiv identifier"),
-        pytest.param("Go to doi:10.1000/182 now", "Go to now", 1, id="DOI"),
-        pytest.param("Ask eve@evil.example for mAP@0.5", "Ask for mAP@0.5", 1, id="mail address"),
         pytest.param("[![x](https://e.example/p)](https://e.example) y", "x y", 2, id="an image in a link"),
         pytest.param("[a\nb]: https://evil.example", "", 1, id="definition over two lines"),
+        pytest.param("> [a]: https://evil.example", "", 1, id="definition within a quotation"),
+        pytest.param(r"\\[a](b) c", r"\\a c", 1, id="behind a backslash that is itself escaped"),
+        pytest.param("<div x", r"\<div x", 0, id="a tag that never ends"),
+        pytest.param("w [a [b] c](d)", "w [a [b] c] (d)", 0, id="brackets in a link's text"),
         pytest.param("<script>alert(1)</script>x", "alert(1)x", 2, id="tags"),
         pytest.param("<<b>script>x", "x", 2, id="a tag that a removal uncovers"),
         pytest.param("<https://evil.example>", "", 1, id="autolink"),
@@ -85,12 +85,26 @@ def test_links_nested_deeper_than_anybody_would_are_no_links():
     assert links_in(render(text, REFERENCES).text) == set()
 
 
+def test_a_citation_at_a_paragraphs_end_does_not_draw_the_next_paragraph_up():
+    """Neighbouring citations are one, but not over the end of a line."""
+    assert render("速い[P1]\n\n[P2]は軽い。", REFERENCES).text == f"速い（{ONE}）\n\n{TWO}は軽い。"
+
+
 def test_keys_in_one_form():
     """The same reading of keys, without links: what a writer's text is kept as."""
     result = in_one_form("Both [P1][P2], 【P3】 and [P9] [x](https://evil.example).", {"P1", "P2", "P3"})
 
     assert result.text == "Both [P1, P2], [P3] and x."
     assert (result.cited_keys, result.unknown_key_count, result.removed_link_count) == (("P1", "P2", "P3"), 1, 1)
+
+
+def test_what_leads_elsewhere_without_a_link_stays_in_the_words_of_papers_only():
+    """An abstract may say where its code is; a writer has no business to."""
+    text = "Code: github.com/a/b, doi:10.1000/182, arXiv:2501.00009, eve@evil.example [P1]."
+
+    assert render(text, REFERENCES).text == text.replace("[P1]", f"({ONE})")
+    assert in_one_form(text, REFERENCES).text == "Code: [P1]."
+    assert in_one_form(text, REFERENCES).removed_link_count == 4
 
 
 def test_markdown_in_a_title_shows_as_text_in_its_link():

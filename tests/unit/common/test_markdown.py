@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from services.common.citations import Reference, render
-from services.common.markdown import escape, plain
+from services.common.markdown import escape, plain, visible
 
 
 @pytest.mark.parametrize(
@@ -15,11 +15,18 @@ from services.common.markdown import escape, plain
         pytest.param("a\u202eb\u200bc\u0007d", "abcd", id="bidi, zero width, control"),
         pytest.param("  two\n lines\t ", "two lines", id="white space"),
         pytest.param("e\u0301", "é", id="composed"),
+        pytest.param("a\ufe0fb\U000e0130c", "abc", id="selectors, which can spell hidden text"),
+        pytest.param("x" + "\u0323\u0317" * 9, "x\u0323\u0317\u0323", id="heaped marks"),
         pytest.param("画像\u3000生成", "画像 生成", id="ideographic space"),
     ],
 )
 def test_plain_keeps_what_is_seen(text: str, shown: str):
     assert plain(text) == shown
+
+
+def test_visible_leaves_white_space_alone():
+    """A text that arrives in pieces is cleaned piece by piece, so its spaces and line ends must stay where they are."""
+    assert visible("a\u202e \n\n\u200b b\ue000\t") == "a \n\n b\t"
 
 
 @given(st.text(max_size=60))

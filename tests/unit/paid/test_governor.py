@@ -26,6 +26,7 @@ from services.common.paid.faults import REACTIONS, FaultKind, ProviderFault
 pytestmark = pytest.mark.usefixtures("clock")
 NEVER = {kind for kind, reaction in REACTIONS.items() if reaction.max_retries == 0}
 HELD = [None] * 1_000
+PRIORITIES = {"interactive": Priority.INTERACTIVE, "bulk": Priority.BULK}
 
 
 def now() -> float:
@@ -37,8 +38,7 @@ async def test_interactive_goes_before_bulk_and_each_in_the_order_of_arrival() -
     names = ["bulk 1", "bulk 2", "interactive 1", "bulk 3", "interactive 2"]
     tasks = [calls.start("first")]
     await settled()
-    for name in names:
-        tasks.append(calls.start(name, priority=Priority.BULK if "bulk" in name else Priority.INTERACTIVE))
+    tasks += [calls.start(name, priority=PRIORITIES[name.split()[0]]) for name in names]
     await settled()
     calls.end()
     await asyncio.gather(*tasks)
@@ -100,6 +100,16 @@ async def test_pause_grows_as_long_as_refusals_do_not_say_how_long_to_wait() -> 
     pauses = [later - earlier for earlier, later in itertools.pairwise(calls.sent_at)]
     assert pauses[:9] == pytest.approx([1, 2, 4, 8, 16, 32, 64, 120, 120], rel=0.15)
     assert pauses[-1] == pytest.approx(1, rel=0.15)  # an answer came in between
+
+
+async def test_answer_to_a_call_that_was_sent_before_a_refusal_does_not_end_the_row() -> None:
+    calls = Calls(make_governor(), [None, refusal(), refusal()])
+    tasks = [calls.start(), calls.start()]
+    await settled()
+    calls.end()
+    await asyncio.gather(*tasks)
+
+    assert calls.sent_at[3] - calls.sent_at[2] == pytest.approx(2, rel=0.15)
 
 
 async def test_calls_that_were_under_way_together_count_as_one_refusal() -> None:
@@ -318,7 +328,9 @@ async def test_slow_start_doubles_while_calls_wait_and_keeps_to_the_most_in_flig
 
 async def test_window_does_not_grow_while_nobody_waits() -> None:
     calls = Calls(make_governor(), HELD)
-    tasks = [calls.start() for _ in range(32)]
+    tasks = [calls.start() for _ in range(33)]
+    await settled()
+    tasks[-1].cancel()
     await asyncio.sleep(10)
     tasks += [calls.start() for _ in range(100)]
     await settled()
@@ -463,17 +475,5 @@ async def test_whatever_happens_every_call_ends_and_every_place_is_given_back(se
     assert governor._pace.requests._in_flight == governor._pace.tokens._in_flight == 0
     started = now()
     await asyncio.sleep(130)  # longer than any pause
-    await calls.governor.run(
-        lambda: asyncio.sleep(0, reply()),
-        priority=Priority.BULK,
-        worst=reply().tokens,
-        deadline=calls_deadline(),
-        on_fault=calls._note,
-    )
+    await Calls(governor).run(seconds=100)
     assert now() - started < 132
-
-
-def calls_deadline():
-    from services.common.deadlines import Deadline
-
-    return Deadline.after(100)

@@ -1,15 +1,19 @@
 """What is sent to each provider and what is made of its answer."""
 
+from collections.abc import AsyncIterator
 from typing import Literal
 
 import pytest
-from providing import MODELS, Texts, request_to
+import pytest_asyncio
+from providing import MODELS, Texts, providers_at, request_to
 from pydantic import BaseModel, Field
-from standins.provider_server import bad_parameter, tokens_in
+from standins.provider_server import ProviderStandIn, bad_parameter, tokens_in
+from standins.provider_writers import plain_answer
 
-from services.common.paid.faults import FaultKind, ProviderFault
-from services.common.providers import anthropic, gemini, openai
 from services.common.providers.chat import Finish, Thinking, Turn
+from services.common.providers.registry import Providers
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PROVIDERS = ("openai", "anthropic", "gemini", "ollama")
 LONG = "The same beginning for all sections of a survey. " * 200
@@ -25,17 +29,38 @@ class Claims(BaseModel):
     remark: str | None = None
 
 
-async def chat(connect, provider: str, *, sink: Texts | None = None, **parts):
-    found = connect().find(provider)
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def standin() -> AsyncIterator[ProviderStandIn]:
+    async with ProviderStandIn() as made:
+        yield made
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def providers(standin: ProviderStandIn) -> AsyncIterator[Providers]:
+    made = providers_at(standin)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def server(standin: ProviderStandIn) -> ProviderStandIn:
+    """The server as nobody has used it."""
+    standin.requests.clear()
+    standin.writer, standin.reasoning_tokens = plain_answer, 0
+    return standin
+
+
+async def chat(providers: Providers, provider: str, *, sink: Texts | None = None, **parts):
+    found = providers.find(provider)
     return await found.chat(request_to(provider, **parts), sink)
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_the_text_comes_whole_and_as_a_stream(connect, server, texts, provider, is_stream):
+async def test_the_text_comes_whole_and_as_a_stream(providers, server, texts, provider, is_stream):
     server.writer = lambda asked: "画像生成のLoRA [P1] adapts few weights."
 
-    reply = await chat(connect, provider, sink=texts if is_stream else None)
+    reply = await chat(providers, provider, sink=texts if is_stream else None)
 
     assert (reply.text, reply.finish) == ("画像生成のLoRA [P1] adapts few weights.", Finish.STOP)
     assert reply.response_id
@@ -44,10 +69,10 @@ async def test_the_text_comes_whole_and_as_a_stream(connect, server, texts, prov
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_the_parts_stand_in_their_order(connect, server, provider):
+async def test_the_parts_stand_in_their_order(providers, server, provider):
     turns = (Turn(answer="{", correction="That is no JSON."),)
 
-    await chat(connect, provider, shared="Shared.", prompt="Mine.", turns=turns)
+    await chat(providers, provider, shared="Shared.", prompt="Mine.", turns=turns)
 
     (received,) = server.requests
     assert received.asked.system == "You write."
@@ -61,10 +86,9 @@ async def test_the_parts_stand_in_their_order(connect, server, provider):
 
 @pytest.mark.parametrize("is_stream", [False, True])
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_usage_is_told_in_one_form(connect, server, provider, is_stream):
+async def test_usage_is_told_in_one_form(providers, server, provider, is_stream):
     """Cached tokens are part of the input, reasoning of the output, whatever the provider counts apart."""
     server.reasoning_tokens = 7
-    providers = connect()
     model = "gpt-4o" if provider == "ollama" else MODELS[provider]
     replies = []
     for prompt in ("First section.", "Second section."):
@@ -82,9 +106,18 @@ async def test_usage_is_told_in_one_form(connect, server, provider, is_stream):
     assert replies[1].tokens.cached_input_tokens > 0
 
 
-async def test_only_the_shared_beginning_is_marked_for_anthropics_cache(connect, server):
-    await chat(connect, "anthropic", shared=LONG, prompt="Mine.")
-    await chat(connect, "anthropic", prompt="Mine.")
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize(("provider", "limit"), [("openai", 30_000), ("anthropic", 30_000), ("gemini", None)])
+async def test_an_answer_tells_what_is_left_of_the_limits(providers, provider, limit, is_stream):
+    """Gemini says nothing of them."""
+    reply = await chat(providers, provider, sink=Texts() if is_stream else None)
+
+    assert (reply.rate and reply.rate.request_limit) == limit
+
+
+async def test_only_the_shared_beginning_is_marked_for_anthropics_cache(providers, server):
+    await chat(providers, "anthropic", shared=LONG, prompt="Mine.")
+    await chat(providers, "anthropic", prompt="Mine.")
 
     first, second = (received.body["messages"][0]["content"] for received in server.requests)
     assert [block.get("cache_control") for block in first] == [{"type": "ephemeral"}, None]
@@ -92,8 +125,8 @@ async def test_only_the_shared_beginning_is_marked_for_anthropics_cache(connect,
 
 
 @pytest.mark.parametrize("provider", ["openai", "anthropic", "gemini"])
-async def test_a_schema_is_kept_to_by_the_server(connect, server, provider):
-    reply = await chat(connect, provider, schema=Claims)
+async def test_a_schema_is_kept_to_by_the_server(providers, server, provider):
+    reply = await chat(providers, provider, schema=Claims)
 
     (received,) = server.requests
     assert received.asked.schema
@@ -102,9 +135,9 @@ async def test_a_schema_is_kept_to_by_the_server(connect, server, provider):
     assert not any("schema" in name or "format" in name for name in reply.parameters)
 
 
-async def test_openais_schema_allows_nothing_else_and_leaves_nothing_out(connect, server):
+async def test_openais_schema_allows_nothing_else_and_leaves_nothing_out(providers, server):
     """It refuses a schema that is not strict all the way down."""
-    await chat(connect, "openai", schema=Claims)
+    await chat(providers, "openai", schema=Claims)
 
     form = server.requests[0].body["response_format"]["json_schema"]
     assert form["strict"] is True
@@ -126,8 +159,8 @@ async def test_openais_schema_allows_nothing_else_and_leaves_nothing_out(connect
         pytest.param("anthropic", "claude-3-opus-20240229", None, id="anthropic before schemas"),
     ],
 )
-async def test_a_model_without_schemas_is_shown_it(connect, server, provider, model, form):
-    await chat(connect, provider, model=model, schema=Claims)
+async def test_a_model_without_schemas_is_shown_it(providers, server, provider, model, form):
+    await chat(providers, provider, model=model, schema=Claims)
 
     (received,) = server.requests
     assert received.body.get("response_format") == form
@@ -137,9 +170,9 @@ async def test_a_model_without_schemas_is_shown_it(connect, server, provider, mo
     assert "JSON" in received.asked.text
 
 
-async def test_a_compatible_server_is_sent_the_schema_and_its_model_shown_it(connect, server):
+async def test_a_compatible_server_is_sent_the_schema_and_its_model_shown_it(providers, server):
     """Small models keep to a form better when they see it."""
-    await chat(connect, "ollama", schema=Claims)
+    await chat(providers, "ollama", schema=Claims)
 
     (received,) = server.requests
     assert received.asked.schema
@@ -171,9 +204,9 @@ async def test_a_compatible_server_is_sent_the_schema_and_its_model_shown_it(con
         ("gemini", "gemini-2.0-flash", Thinking.LOW, {}),
     ],
 )
-async def test_a_model_is_told_to_think_less_in_its_own_way(connect, server, *, provider, model, thinking, sent):
+async def test_a_model_is_told_to_think_less_in_its_own_way(providers, server, *, provider, model, thinking, sent):
     """The stand-in refuses what these models refuse; nothing had to be left out."""
-    await chat(connect, provider, model=model, thinking=thinking)
+    await chat(providers, provider, model=model, thinking=thinking)
 
     (received,) = server.requests
     body = received.body
@@ -197,8 +230,8 @@ async def test_a_model_is_told_to_think_less_in_its_own_way(connect, server, *, 
         ("gemini", "gemini-3.8-flash", False),
     ],
 )
-async def test_a_seed_goes_to_models_that_take_one(connect, server, provider, model, is_sent):
-    reply = await chat(connect, provider, model=model, seed=11)
+async def test_a_seed_goes_to_models_that_take_one(providers, server, provider, model, is_sent):
+    reply = await chat(providers, provider, model=model, seed=11)
 
     body = server.requests[0].body
     assert (body.get("seed", body.get("generationConfig", {}).get("seed")) == 11) is is_sent
@@ -209,86 +242,29 @@ async def test_a_seed_goes_to_models_that_take_one(connect, server, provider, mo
     ("provider", "model", "name"),
     [("openai", "gpt-6-luna", "max_completion_tokens"), ("ollama", "qwen2.5:1.5b", "max_tokens")],
 )
-async def test_the_limit_on_tokens_is_called_as_the_server_knows_it(connect, server, provider, model, name):
-    reply = await chat(connect, provider, model=model)
+async def test_the_limit_on_tokens_is_called_as_the_server_knows_it(providers, server, provider, model, name):
+    reply = await chat(providers, provider, model=model)
 
     assert server.requests[0].body[name] == reply.parameters[name] == 500
     assert {"max_tokens", "max_completion_tokens"} & server.requests[0].body.keys() == {name}
 
 
-async def test_what_only_openai_knows_is_sent_to_openai_only(connect, server, texts):
+async def test_what_only_openai_knows_is_sent_to_openai_only(providers, server, texts):
     """The stand-in is not at api.openai.com."""
-    await chat(connect, "openai", sink=texts, cache_key="survey-1")
+    await chat(providers, "openai", sink=texts, cache_key="survey-1")
 
     body = server.requests[0].body
     assert "prompt_cache_key" not in body
     assert body["stream_options"] == {"include_usage": True}
 
 
-@pytest.mark.parametrize(
-    ("address", "is_openai"),
-    [
-        ("", True),
-        ("https://eu.api.openai.com/v1", True),
-        ("https://api.openai.com.example.org/v1", False),
-        ("https://proxy.example.org/api.openai.com/v1", False),
-    ],
-)
-def test_openai_is_known_by_its_host(address, is_openai):
-    from services.common.providers.settings import ProviderKey, ProviderSettings
-
-    settings = ProviderSettings(base_url=address)
-    provider = openai.make("openai", settings, ProviderKey("openai", settings, variable="X"))
-    model = openai.TABLE[-1][1]
-
-    sent = provider._parameters(request_to("openai", cache_key="survey-1"), model, is_stream=True)
-
-    assert ("prompt_cache_key" in sent) is is_openai
-    assert "survey-1" not in str(sent)  # it is nobody's business
-    assert ("include_obfuscation" in sent["stream_options"]) is is_openai
-
-
-async def test_the_ids_of_an_organization_stay_with_openai(connect, server, monkeypatch):
-    monkeypatch.setenv("OPENAI_ORG_ID", "org-private")
-    providers = connect()
-
-    await providers.find("openai").chat(request_to("openai"))
-    await providers.find("ollama").chat(request_to("ollama"))
-
-    at_openai, elsewhere = (
-        {name.lower(): value for name, value in received.headers.items()} for received in server.requests
-    )
-    assert at_openai["openai-organization"] == "org-private"
-    assert "openai-organization" not in elsewhere
-
-
-async def test_a_server_that_counts_nothing_is_counted_for(connect, server, texts):
+async def test_a_server_that_counts_nothing_is_counted_for(providers, server, texts):
     """Four Latin characters are a token; 1.2 Japanese ones are."""
     server.writer = lambda asked: "abcdefgh画像生成中身"
     server.script([bad_parameter("stream_options")])  # without which nothing is counted
 
-    reply = await chat(connect, "ollama", sink=texts)
+    reply = await chat(providers, "ollama", sink=texts)
 
     assert reply.tokens.is_estimated
     assert reply.tokens.output_tokens == 7
     assert reply.tokens.input_tokens == round(len("You write.\n\nWrite of LoRA.") / 4)
-
-
-@pytest.mark.parametrize(
-    ("module", "reason"),
-    [
-        pytest.param(openai, "tool_calls", id="openai"),
-        pytest.param(anthropic, "pause_turn", id="anthropic"),
-        pytest.param(gemini, "MALFORMED_RESPONSE", id="gemini"),
-    ],
-)
-def test_a_reason_that_no_text_has_is_malformed(module, reason):
-    from services.common.providers.exchange import Exchange
-
-    answer = module._Answer(Exchange("p:m", "", 1, lambda error: None), {})
-    answer.reason = reason
-
-    with pytest.raises(ProviderFault) as raised:
-        answer.reply()
-
-    assert raised.value.kind is FaultKind.MALFORMED

@@ -139,7 +139,7 @@ def test_a_flag_holds_the_sentence_as_it_stands_in_the_text():
     ("text", "expected"),
     [
         ("One [P1]. Two [P2].", ["One [P1].", "Two [P2]."]),
-        ("One. [P1] Two. [P2]", ["One[P1].", "Two[P2]."]),
+        ("One. [P1] Two. [P2]", ["One. [P1]", "Two. [P2]"]),
         ("速い。[P1]は軽い。次。", ["速い。", "[P1]は軽い。", "次。"]),
         ("One.\n\nTwo.", ["One.", "Two."]),
     ],
