@@ -7,7 +7,7 @@ Q ?= What are the recent technical trends around LoRA for image generation?
 # Neither the demo nor a test may ever reach a paid model, whatever the shell that starts them holds.
 CLEAN_ENV := env -u OPENAI_API_KEY -u ANTHROPIC_API_KEY -u GEMINI_API_KEY -u GOOGLE_API_KEY
 
-.PHONY: bench-ordering bench-retrieval demo test check generate lock clean
+.PHONY: bench-governor bench-ordering bench-recall bench-retrieval demo test check generate lock clean
 
 # Installs again when the lock, the package or a contract changed.
 $(VENV)/.ready: requirements.lock pyproject.toml hatch_build.py $(wildcard protos/paperroute/v1/*.proto)
@@ -35,6 +35,12 @@ bench-ordering: $(VENV)/.ready
 
 bench-retrieval: $(VENV)/.ready
 	$(CLEAN_ENV) PYTHONPATH=tests $(BIN)/python tests/bench/bench_retrieval.py
+
+bench-governor: $(VENV)/.ready
+	$(CLEAN_ENV) PYTHONPATH=tests $(BIN)/python tests/bench/bench_governor.py
+
+bench-recall: $(VENV)/.ready
+	$(CLEAN_ENV) PYTHONPATH=tests $(BIN)/python tests/bench/bench_recall.py
 
 # Writes the gRPC modules again after a change of a contract.
 generate: $(VENV)/.ready

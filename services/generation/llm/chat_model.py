@@ -19,6 +19,7 @@ from services.common.paid.calls import Outcome, PaidCall, PaidCalls, Reply, Text
 from services.common.paid.faults import REACTIONS, FaultKind, ProviderFault
 from services.common.paid.usage import TokenUsage, Usage, summed
 from services.common.providers.chat import ChatReply, ChatRequest, Finish, Provider, Turn
+from services.generation.llm.leading import Leading
 
 Form = TypeVar("Form", bound=BaseModel)
 
@@ -79,7 +80,14 @@ class Tally:
 class ChatModel:
     """Asks one model."""
 
-    def __init__(self, provider: Provider, model: str, calls: PaidCalls, tally: Tally | None = None) -> None:
+    def __init__(
+        self,
+        provider: Provider,
+        model: str,
+        calls: PaidCalls,
+        tally: Tally | None = None,
+        leading: Leading | None = None,
+    ) -> None:
         """Name the model.
 
         Args:
@@ -87,16 +95,18 @@ class ChatModel:
             model: its name, without the provider.
             calls: pays and records.
             tally: collects what answered calls took.
+            leading: lets the first of many calls with one beginning go ahead.
         """
         self.name = f"{provider.name}:{model}"
         self._provider = provider
         self._model = model
         self._calls = calls
         self._tally = tally
+        self._leading = leading or Leading()
 
     def tallied(self, tally: Tally) -> "ChatModel":
         """Return the same model with a tally of its own, for one task."""
-        return ChatModel(self._provider, self._model, self._calls, tally)
+        return ChatModel(self._provider, self._model, self._calls, tally, self._leading)
 
     async def ask(
         self,
@@ -166,7 +176,7 @@ class ChatModel:
         request = replace(request, model=self._model, cache_key=caller.survey_id)
 
         async def send(live: TextSink | None) -> Reply:
-            return _reply_of(await self._provider.chat(request, live), call.last_form)
+            return _reply_of(await self._leading.chat(self._provider, request, live), call.last_form)
 
         paid = PaidCall(
             model=self.name,

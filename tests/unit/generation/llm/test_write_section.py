@@ -29,6 +29,7 @@ from services.generation.llm.section import OUTLINE_CHARACTERS, write_section
 from services.generation.tasks import OutlineSection, Restarted, SectionTask, WrittenSection
 
 FAULT = ProviderFault(FaultKind.OVERLOADED, "scripted:m", "busy")
+NO_FORM = "This is not JSON."
 LONG = "It freezes the weights of a model and trains two small matrices beside them, which costs little memory."
 JAPANESE = "この手法は事前学習済みの重みを固定し、二つの小さな行列だけを学習するため、必要な記憶容量が少ない。"
 
@@ -195,16 +196,18 @@ async def test_missing_papers_are_asked_for_alone(task: SectionTask):
     ("repairs", "cited", "calls"),
     [
         pytest.param(["[P2].", "[P3]."], ("P1", "P2", "P3"), 2, id="one each round"),
-        pytest.param(["[P3].", "No key."], ("P1", "P3"), 2, id="a round adds none"),
-        pytest.param(["No key.", "[P2]."], ("P1",), 1, id="the first adds none"),
-        pytest.param(["[P9].", "[P2]."], ("P1",), 1, id="invented keys add none"),
-        pytest.param(["", "[P2]."], ("P1",), 1, id="nothing"),
+        pytest.param(["[P3].", "No key."], ("P1", "P3"), 3, id="a round adds none"),
+        pytest.param(["No key."], ("P1",), 2, id="the first adds none"),
+        pytest.param(["[P9]."], ("P1",), 2, id="invented keys add none"),
+        pytest.param([""], ("P1",), 2, id="nothing"),
     ],
 )
 async def test_rounds_go_on_as_long_as_they_add_a_key(
     repairs: list[str], cited: tuple[str, ...], calls: int, task: SectionTask
 ):
-    section = await result_of(["# A\nOne freezes [P1].", *(f"It trains {text}" for text in repairs)], task)
+    """The call behind them is the structured form, which here brings nothing either."""
+    script = ["# A\nOne freezes [P1].", *(f"It trains {text}" for text in repairs), *([NO_FORM] * 2)]
+    section = await result_of(script, task)
 
     assert (section.cited_keys, section.repair_count) == (cited, calls)
     assert section.unknown_key_count == 0, "what is left out is not counted"
@@ -213,9 +216,22 @@ async def test_rounds_go_on_as_long_as_they_add_a_key(
 async def test_there_are_at_most_three_rounds(paper: Callable[..., Paper], route_of: Callable[..., Any]):
     task = task_for(6, paper, route_of)
 
-    section = await result_of(["# A\nA [P1].", "B [P2].", "C [P3].", "D [P4].", "E [P5]."], task)
+    section = await result_of(["# A\nA [P1].", "B [P2].", "C [P3].", "D [P4].", NO_FORM, NO_FORM], task)
 
-    assert (section.cited_keys, section.repair_count) == (("P1", "P2", "P3", "P4"), 3)
+    assert (section.cited_keys, section.repair_count) == (("P1", "P2", "P3", "P4"), 4)
+
+
+async def test_what_the_rounds_leave_is_asked_for_in_structured_form(task: SectionTask):
+    """A form leaves a model no choice of what to name."""
+    model = model_of(["# A\nOne freezes [P1].", "No key.", structured(("P2", "Two trains."), ("P3", "Three merges."))])
+
+    seen = await written(model, task)
+
+    assert seen.result.text == "One freezes [P1].\n\nTwo trains [P2]. Three merges [P3]."
+    assert (seen.result.cited_keys, seen.result.repair_count) == (("P1", "P2", "P3"), 2)
+    schema = provider_of(model).requests[2].schema
+    assert schema is not None
+    assert '"enum": ["P2", "P3"]' in json.dumps(schema.model_json_schema())
 
 
 @pytest.mark.parametrize(
@@ -263,11 +279,11 @@ async def test_a_deadline_that_ends_within_the_repairs_loses_nothing(seconds: fl
 
 
 async def test_a_repair_in_another_language_is_not_taken(task: SectionTask):
-    script = [f"# 適応\n{JAPANESE}[P1]", f"{LONG} Two and three [P2, P3]."]
+    script = [f"# 適応\n{JAPANESE}[P1]", f"{LONG} Two and three [P2, P3].", NO_FORM, NO_FORM]
 
     section = await result_of(script, replace(task, language="ja"))
 
-    assert (section.cited_keys, section.repair_count, section.is_other_language) == (("P1",), 1, False)
+    assert (section.cited_keys, section.repair_count, section.is_other_language) == (("P1",), 2, False)
 
 
 # Prose that ignores the keys.
