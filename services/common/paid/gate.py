@@ -15,6 +15,8 @@ DOUBLING_S = 0.25
 """Time in which the window doubles during the slow start, while calls wait for a place in it."""
 FIRST_LOOK_S = 0.1
 """Before it grows at all, the first calls get this time to bring a refusal."""
+STEP_S = 0.025
+"""Least time between two steps of its growth."""
 MAX_LAG_S = 0.02
 """Most of its growth that the window catches up on when the event loop was busy."""
 WINDOW_CUT = 0.7
@@ -59,12 +61,15 @@ class Window:
             return math.inf
         if self._blocked_at is None:
             self._blocked_at = max(now, self._grows_from)
-        place_at = self._blocked_at + DOUBLING_S * math.log2((in_flight + 1) / self._size)
-        if place_at <= now:
-            # Places come one by one, not many every 250 ms, and a loop that lags hardly catches up on them: the first
-            # refusal then finds few calls under way.
-            self._size, self._blocked_at = in_flight + 1.0, max(place_at, now - MAX_LAG_S)
-        return max(0.0, place_at - now)
+        # Places come a few at a time, not many every 250 ms, and a loop that lags hardly catches up on them: the first
+        # refusal then finds few calls under way.
+        waited_s = now - self._blocked_at
+        step_s = max(STEP_S, DOUBLING_S * math.log2((in_flight + 1) / self._size))
+        if waited_s < step_s:
+            return step_s - waited_s
+        grown = self._size * 2.0 ** (min(waited_s, step_s + MAX_LAG_S) / DOUBLING_S)
+        self._size, self._blocked_at = min(self._most, max(grown, in_flight + 1.0)), now
+        return 0.0
 
     def is_not_full(self) -> None:
         """Note that nobody waits for a place now: the window grows only while somebody does."""

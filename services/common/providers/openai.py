@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -29,6 +29,7 @@ from services.common.providers.clients import CONNECT_TIMEOUT_S, KEEP_ALIVE_S, K
 from services.common.providers.exchange import Exchange, Said, asked_in, kind_of_status, public_address
 from services.common.providers.headers import rate_state_of
 from services.common.providers.settings import ProviderKey, ProviderSettings
+from services.common.providers.thoughts import Thoughts
 
 if TYPE_CHECKING:
     import openai
@@ -194,6 +195,7 @@ class _Answer:
     reason: str | None = None
     usage: Any = None
     response_id: str = ""
+    thoughts: Thoughts = field(default_factory=Thoughts)
 
     def take(self, chunk: Any) -> str:
         """Note what an event of a stream says and return its text."""
@@ -204,8 +206,7 @@ class _Answer:
         choice = chunk.choices[0]
         self.reason = choice.finish_reason or self.reason
         self.refusal += choice.delta.refusal or ""
-        piece: str = choice.delta.content or ""
-        return piece
+        return self.thoughts.without(choice.delta.content or "")
 
     def read(self, completion: Any) -> None:
         """Note an answer in one piece."""
@@ -214,7 +215,7 @@ class _Answer:
         self.usage = completion.usage
         self.reason = choice.finish_reason
         self.refusal = choice.message.refusal or ""
-        self.exchange.add(choice.message.content or "")
+        self.exchange.add(self.thoughts.without(choice.message.content or ""))
 
     def reply(self) -> ChatReply:
         """Return the reply.
