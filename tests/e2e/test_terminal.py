@@ -109,4 +109,4 @@ def test_ctrl_c_cancels_the_survey_and_says_so(terminal, silent_port: int):
     assert interrupted
     assert shown.program.exitstatus == 130
     assert "paperroute: the survey was cancelled" in shown.everything()
-    assert not any("Traceback" in line for line in shown.everything())
+    assert not any("Traceback" in line for line in shown.everything()), "\n".join(shown.everything())

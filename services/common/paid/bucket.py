@@ -20,7 +20,8 @@ class Limit:
 class Bucket(AsyncLimiter):
     """Says how long to wait instead of waiting.
 
-    The queue of `AsyncLimiter.acquire` serves small amounts first; ours goes by priority, so only the level is used.
+    The queue of `AsyncLimiter.acquire` serves small amounts first; ours goes by priority, so only the level is used,
+    which aiolimiter 1 leaves to subclasses.
     """
 
     __slots__ = ()

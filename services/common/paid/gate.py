@@ -13,10 +13,8 @@ from services.common.paid.meter import FIRST_WINDOW, Pace, Taken
 
 DOUBLING_S = 0.25
 """Time in which the window doubles during the slow start, while calls wait for a place in it."""
-FIRST_LOOK_S = 0.1
-"""Before it grows at all, the first calls get this time to bring a refusal."""
-STEP_S = 0.025
-"""Least time between two steps of its growth."""
+STEP_S = 0.0625
+"""Least time between two steps of its growth: the calls of the last one get it to bring a refusal."""
 MAX_LAG_S = 0.02
 """Most of its growth that the window catches up on when the event loop was busy."""
 WINDOW_CUT = 0.7
@@ -40,7 +38,7 @@ class Window:
         self._size = self._first(workers)
         self._is_unused = self._is_starting = True
         self._blocked_at: float | None = None
-        self._grows_from = self._cut_at = -math.inf
+        self._cut_at = -math.inf
 
     def divide(self, workers: int) -> None:
         """Begin with one worker's part; of no effect once a call has asked for a place."""
@@ -52,17 +50,15 @@ class Window:
 
     def wait_s(self, in_flight: int, now: float) -> float:
         """Return the time until there is a place for one more; infinity when only the end of a call makes one."""
-        if self._is_unused:
-            self._is_unused, self._grows_from = False, now + FIRST_LOOK_S
+        self._is_unused = False
         if in_flight < int(self._size):
             self.is_not_full()
             return 0.0
         if in_flight >= self._most or not self._is_starting:
             return math.inf
         if self._blocked_at is None:
-            self._blocked_at = max(now, self._grows_from)
-        # Places come a few at a time, not many every 250 ms, and a loop that lags hardly catches up on them: the first
-        # refusal then finds few calls under way.
+            self._blocked_at = now
+        # In small steps, and without catching up much when the loop was busy: a refusal then finds few calls under way.
         waited_s = now - self._blocked_at
         step_s = max(STEP_S, DOUBLING_S * math.log2((in_flight + 1) / self._size))
         if waited_s < step_s:
