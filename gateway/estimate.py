@@ -1,4 +1,7 @@
-"""What a survey is likely to cost before it is asked for: calls and tokens by stage, from its papers alone."""
+"""What a survey is likely to cost before it is asked for: calls and tokens by stage, from its papers alone.
+
+Nothing counts as served from a provider's cache or from the ledger, and no answer as asked for again.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,20 +18,21 @@ from services.common.paid.usage import TokenUsage
 if TYPE_CHECKING:
     from services.common.paid.prices import PriceBook
 
-# Tokens as measured over surveys of 50 to 160 real papers; the fixed parts are those of the prompts.
-PLAN_TOKENS = (450, 120)
-SUMMARY_TOKENS_IN = 620
+# Tokens as measured over surveys of 160 real papers; a text's own length is what its prompt asks for.
+PLAN_TOKENS = (280, 60)
+SUMMARY_TOKENS_IN = 510
+"""The prompt, a title and an abstract of about 1,300 characters."""
 TOKENS_A_SECOND_READ = 5.5
 """Tokens in a summary for each second it may take to read: about four words."""
-SECTION_TOKENS_IN = 700
-OUTLINE_TOKENS_A_PAPER = 14
+SECTION_TOKENS_IN = 340
+OUTLINE_TOKENS_A_PAPER, MAX_OUTLINE_TOKENS = 13, 1_000
 SHOWN_TOKENS_A_PAPER = 60
 """Key and title beside the summary."""
-WRITTEN_TOKENS_A_PAPER = 65
+WRITTEN_TOKENS_A_PAPER = 60
 SECTION_TOKENS_OUT = 60
 SINGLE_TOKENS_OUT = 1_800
-FRAME_TOKENS = (700, 900)
-FRAME_TOKENS_A_PAPER = 55
+FRAME_TOKENS = (800, 900)
+FRAME_TOKENS_A_PAPER = 60
 SECTION_FILL = 0.8
 """How full a section is on average: the route is cut where neighbours differ."""
 
@@ -77,7 +81,7 @@ def _stages(spec: pb.SurveySpec) -> Iterator[StageTokens]:
         yield _tokens(pb.STAGE_WRITE, models.write, 1, SECTION_TOKENS_IN + shown, SINGLE_TOKENS_OUT)
         return
     sections = ceil(papers / max(1, spec.max_section_papers * SECTION_FILL))
-    tokens_in = sections * (SECTION_TOKENS_IN + papers * OUTLINE_TOKENS_A_PAPER) + shown
+    tokens_in = sections * (SECTION_TOKENS_IN + min(MAX_OUTLINE_TOKENS, papers * OUTLINE_TOKENS_A_PAPER)) + shown
     tokens_out = papers * WRITTEN_TOKENS_A_PAPER + sections * SECTION_TOKENS_OUT
     yield _tokens(pb.STAGE_WRITE, models.write, sections, tokens_in, tokens_out)
     frame_in = FRAME_TOKENS[0] + papers * FRAME_TOKENS_A_PAPER

@@ -184,10 +184,11 @@ class Sending:
         return Sent(reply=reply, answered=usage, paid=summed([usage, *self._broken])[0])
 
     def _reserve(self) -> None:
-        """Set aside the most that the next attempt can cost."""
-        call = self._wanted.call
-        worst = self._prices.worst(call.model, call.worst, at=self._at, seconds=MAX_CALL_S)
-        self._reserved = self._wanted.caller.purse.reserve(call.model, worst)
+        """Set aside the most that the next attempt can cost; a purse without a limit need not know it."""
+        call, purse = self._wanted.call, self._wanted.caller.purse
+        is_limited = purse.left_nano_usd is not None
+        worst = self._prices.worst(call.model, call.worst, at=self._at, seconds=MAX_CALL_S) if is_limited else 0
+        self._reserved = purse.reserve(call.model, worst)
 
     def _settle(self, spent: Priced | None) -> None:
         """Replace what is set aside by what was spent; None for nothing."""
