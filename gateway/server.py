@@ -1,11 +1,11 @@
 """Builds the gateway; `paperroute serve gateway` runs its main()."""
 
 from paperroute.v1 import survey_service_pb2_grpc as pb_grpc
-from services.common.paid.prices import PriceBook
 
 from gateway.service import SurveyService
 from gateway.services import connect
 from gateway.settings import GatewaySettings
+from services.common.paid.prices import PriceBook
 from services.common.paid.settings import ModelSettings, PaidSettings
 from services.common.role import serve_role
 from services.common.server import RoleServer

@@ -11,7 +11,6 @@ from opentelemetry import trace
 from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import survey_service_pb2 as service_pb
 from paperroute.v1 import survey_service_pb2_grpc as pb_grpc
-from services.common.paid.prices import PriceBook
 
 from gateway import convert
 from gateway.assemble import survey_of, usage_of
@@ -27,6 +26,7 @@ from gateway.surveys import Record, SurveyBook, summary_of
 from services.common import telemetry
 from services.common.deadlines import Deadline
 from services.common.errors import NotReady
+from services.common.paid.prices import PriceBook
 from services.common.paid.settings import ModelSettings
 
 logger = logging.getLogger(__name__)

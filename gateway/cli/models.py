@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import survey_service_pb2 as service_pb
-from services.common.paid.money import shown
 
 from gateway.cli import report
+from services.common.paid.money import shown
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

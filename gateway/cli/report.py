@@ -10,10 +10,10 @@ from paperroute.v1 import survey_pb2 as pb
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
-from services.common.paid.money import shown
 
 from services.common.errors import reason_in
 from services.common.markdown import plain
+from services.common.paid.money import shown
 
 MAX_TEXT_WIDTH = 100
 """Columns of running text; longer lines are hard to read."""

@@ -17,7 +17,6 @@ from paperroute.v1 import ordering_pb2, search_pb2, writing_pb2
 from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import survey_service_pb2 as service_pb
 from paperroute.v1 import survey_service_pb2_grpc as pb_grpc
-from services.common.paid.money import NANO
 
 from gateway.cli import report
 from gateway.cli.models import proposed, tell_estimate
@@ -27,6 +26,7 @@ from gateway.export_markdown import markdown_of
 from gateway.route_map import svg_of
 from services.common.channel import open_channel
 from services.common.errors import violations_in
+from services.common.paid.money import NANO
 from services.common.papers import timestamp_of
 
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_ARGUMENTS, EXIT_INTERRUPTED = 0, 1, 2, 130

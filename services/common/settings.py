@@ -12,8 +12,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "PAPERROUTE_"
 ROLES = ("retrieval", "embedding", "ordering", "generation", "summarization", "gateway")
-GROUPS = (*ROLES, "models", "paid", "openai", "anthropic", "gemini", "compatible")
-"""What may stand before "__" in the name of a variable."""
+GROUPS = (*ROLES, "models", "paid", "compatible")
+"""What may stand before "__" in the name of a variable, besides the names of providers."""
+PROVIDERS = Path(__file__).parent / "providers"
+"""Folder of the providers, a module each."""
 Settings = TypeVar("Settings", bound=BaseSettings)
 
 
@@ -77,7 +79,8 @@ def _unknown_names(kind: type[BaseSettings], prefix: str, names: Mapping[str, st
     known = {f"{prefix}{field.upper()}" for field in kind.model_fields}
     mine = [name for name in names if name.startswith(prefix) and name not in known]
     if prefix == PREFIX:  # variables of the roles begin with the shared prefix too
-        mine = [name for name in mine if name.removeprefix(PREFIX).split("__")[0].lower() not in GROUPS]
+        groups = {*GROUPS, *(module.stem for module in PROVIDERS.glob("*.py"))}
+        mine = [name for name in mine if name.removeprefix(PREFIX).split("__")[0].lower() not in groups]
     return [f"{name}: no such setting{_suggestion(name, known)}" for name in sorted(mine)]
 
 
