@@ -30,6 +30,7 @@ class ScriptedProvider:
     """Answers by a list, the last entry for ever, or by a function; an exception is raised."""
 
     endpoint = "http://scripted"
+    key_variable = "SCRIPTED_API_KEY"
 
     def __init__(self, script: Script, name: str = "scripted") -> None:
         self.name = name

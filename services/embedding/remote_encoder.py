@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from services.common.errors import NotReady, PaperRouteError, UpstreamFailed
+from services.common.errors import NotReady, UpstreamFailed
 from services.common.paid.caller import Caller, Scope
 from services.common.paid.calls import PaidCall, PaidCalls, Reply, TextSink
 from services.common.paid.faults import REACTIONS, FaultKind, ProviderFault
 from services.common.paid.usage import TokenUsage, summed
+from services.common.providers.advice import unusable
 from services.common.providers.chat import EmbeddingReply, Provider
 from services.common.providers.registry import Providers
 from services.common.providers.tokens import estimated_tokens
@@ -34,6 +35,7 @@ WITHOUT_EMBEDDINGS = ("anthropic",)
 """Providers that have no encoders."""
 MAX_DIMENSION = 4_096
 PROMPT_ID = "embedding.v1"
+SETTING = "PAPERROUTE_EMBEDDING__ENCODER"
 
 MAX_TEXT_BYTES = 8_000
 """Longest text that is encoded, the rest is left out: a token has at least one byte, and models take 8,191 tokens. The
@@ -131,7 +133,10 @@ class RemoteEncoder:
         try:
             answer = await self._calls.run(call, caller.for_step(batch.item), send)
         except ProviderFault as fault:
-            raise _told(fault) from fault
+            if REACTIONS[fault.kind].stands_in:
+                problem = f"{fault.kind.value}: {fault.problem}"
+                raise UpstreamFailed(self.model, problem, retry_after_s=fault.retry_after_s or 1.0) from fault
+            raise unusable(fault, self._provider, SETTING) from fault
         return Encoded(rows=vectors_of(answer.body, self.dimension), usage=(answer.usage,))
 
     def _rows_of(self, reply: EmbeddingReply, count: int) -> NDArray[np.float32]:
@@ -175,10 +180,3 @@ def _batches(texts: Sequence[str], scope: Scope, what: str, most: int) -> Iterat
 def _cut(text: str) -> str:
     encoded = text.encode(errors="replace")
     return text if len(encoded) <= MAX_TEXT_BYTES else encoded[:MAX_TEXT_BYTES].decode(errors="ignore")
-
-
-def _told(fault: ProviderFault) -> PaperRouteError:
-    """Return the error a caller sees: the operator has to change a setting, or it may be tried again later."""
-    if not REACTIONS[fault.kind].stands_in:
-        return NotReady(fault.model, f"{fault.kind.value}: {fault.problem}")
-    return UpstreamFailed(fault.model, f"{fault.kind.value}: {fault.problem}", retry_after_s=fault.retry_after_s or 1.0)

@@ -86,6 +86,7 @@ class AnthropicProvider:
         """Open nothing yet."""
         self._settings = settings
         self.name = name
+        self.key_variable = key.variable
         self.endpoint = public_address(settings.base_url or BASE_URL)
         self._overrides = overrides_in(settings.capabilities)
         self._timeout_s = settings.timeout_s

@@ -95,6 +95,8 @@ class Provider(Protocol):
     """What stands before the colon in "provider:model"."""
     endpoint: str
     """Base address its calls go to."""
+    key_variable: str
+    """Where its key is set, for messages."""
 
     async def chat(self, request: ChatRequest, sink: TextSink | None = None) -> ChatReply:
         """Ask once, without retries; with a sink the text is streamed to it.

@@ -96,6 +96,7 @@ class OpenAiProvider:
         self._settings = settings
         self._base_url = settings.base_url or BASE_URL
         self.name = name
+        self.key_variable = key.variable
         self.endpoint = public_address(self._base_url)
         self._is_openai = name == NAME
         self._is_at_openai = f".{urlsplit(self._base_url).hostname}".endswith(".api.openai.com")

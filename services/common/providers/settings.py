@@ -65,7 +65,7 @@ class ProviderKey:
         """
         self._provider = provider
         self._settings = settings
-        self._variable = variable
+        self.variable = variable
         self._is_needed = is_needed
         self._read_from: tuple[int, int, int] | None = None
         self._read = ""
@@ -79,7 +79,7 @@ class ProviderKey:
         file = self._settings.api_key_file
         key = self._from(file) if file else self._settings.api_key.get_secret_value().strip()
         if not key and self._is_needed:
-            raise NotReady(self._provider, f"its key is missing; set {self._variable}")
+            raise NotReady(self._provider, f"its key is missing; set {self.variable}")
         return key
 
     def _from(self, file: Path) -> str:

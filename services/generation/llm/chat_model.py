@@ -13,11 +13,11 @@ from typing import Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from services.common.errors import NotReady
 from services.common.paid.caller import Caller, Scope
 from services.common.paid.calls import Outcome, PaidCall, PaidCalls, Reply, TextSink
-from services.common.paid.faults import REACTIONS, FaultKind, ProviderFault
+from services.common.paid.faults import REACTIONS, ProviderFault
 from services.common.paid.usage import TokenUsage, Usage, summed
+from services.common.providers.advice import unusable
 from services.common.providers.chat import ChatReply, ChatRequest, Finish, Provider, Turn
 from services.generation.llm.leading import Leading
 
@@ -192,7 +192,7 @@ class ChatModel:
         except ProviderFault as fault:
             if REACTIONS[fault.kind].stands_in:
                 raise
-            raise NotReady(self.name, _advice(fault, self._provider.name, caller.stage)) from fault
+            raise unusable(fault, self._provider, setting_of(caller.stage)) from fault
         if self._tally is not None:
             self._tally.usages.append(answer.usage)
         body = json.loads(answer.body)
@@ -226,23 +226,9 @@ def parsed(text: str, form: type[Form]) -> Form:
     return form.model_validate_json(text[start : end + 1] if 0 <= start < end else text)
 
 
-_KEYS: Mapping[str, str] = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY", "gemini": "GEMINI_API_KEY"}
-_ADVICE: Mapping[FaultKind, str] = {
-    FaultKind.KEY_REFUSED: "its key was refused ({problem}); set another one in {key}",
-    FaultKind.NO_SUCH_MODEL: "there is no such model ({problem}); name another one in the request or in {setting}",
-    FaultKind.BAD_REQUEST: "it cannot be asked ({problem}); name another one in the request or in {setting}",
-}
-"""What the operator is told of each fault after which no other model stands in."""
-
-
 def setting_of(stage: str) -> str:
     """Return the variable that names the default models of a stage."""
     return f"PAPERROUTE_MODELS__{stage.upper()}"
-
-
-def _advice(fault: ProviderFault, provider: str, stage: str) -> str:
-    key = _KEYS.get(provider, f"PAPERROUTE_COMPATIBLE__{provider.upper()}__API_KEY")
-    return _ADVICE[fault.kind].format(problem=fault.problem[:200], key=key, setting=setting_of(stage))
 
 
 def _explained(error: ValidationError) -> str:

@@ -113,3 +113,21 @@ async def test_the_roles_of_a_server_share_providers_until_it_stops(server: Prov
 
     assert first is second
     assert closed == [found]
+
+
+@pytest.mark.parametrize(
+    ("provider", "variable"),
+    [
+        ("openai", "OPENAI_API_KEY or PAPERROUTE_OPENAI__API_KEY"),
+        ("anthropic", "ANTHROPIC_API_KEY or PAPERROUTE_ANTHROPIC__API_KEY"),
+        ("gemini", "GEMINI_API_KEY or PAPERROUTE_GEMINI__API_KEY"),
+        ("ollama", "PAPERROUTE_COMPATIBLE__OLLAMA__API_KEY"),
+    ],
+)
+def test_each_provider_knows_where_its_key_is_set(provider: str, variable: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PAPERROUTE_COMPATIBLE__OLLAMA__BASE_URL", "http://127.0.0.1:1/v1")
+
+    found = Providers.from_environment().find(provider)
+
+    assert found is not None
+    assert found.key_variable == variable
