@@ -42,7 +42,7 @@ PROPOSALS = (
         writer="gemini:gemini-3.8-flash",
     ),
 )
-"""In the order in which they are looked for. Prices and limits: the notes of the decision 0007."""
+"""In the order in which they are looked for."""
 
 _STAGES = ("plan", "summarize", "write", "frame")
 
