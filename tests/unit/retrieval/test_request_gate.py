@@ -190,10 +190,10 @@ async def test_dead_process_loses_its_place_and_its_turn(make_gate, store):
 
 
 async def test_turn_is_renewed_while_a_request_lasts(make_gate, store, monkeypatch):
-    monkeypatch.setattr(request_gate, "LEASE_S", 0.3)
+    monkeypatch.setattr(request_gate, "LEASE_S", 1.5)
     gate = make_gate()
     may_end = threading.Event()
-    begun = asyncio.create_task(answered_with(gate, lambda: may_end.wait(20)))
+    begun = asyncio.create_task(answered_with(gate, lambda: may_end.wait(60)))
 
     async def lease() -> float:
         query = select(gates.c.lease_until)
@@ -201,8 +201,8 @@ async def test_turn_is_renewed_while_a_request_lasts(make_gate, store, monkeypat
 
     leases = {await lease()}
     while len(leases) < 4:  # 0 before the turn, then one at its beginning and one for each renewal
+        assert not begun.done(), begun
         leases.add(await lease())
-    assert not begun.done()
     may_end.set()
     await begun
 
