@@ -101,6 +101,7 @@ async def test_a_slow_leader_is_not_waited_for_for_ever(monkeypatch: pytest.Monk
         while len(provider.asked) < 3:
             await asyncio.sleep(0.005)
 
+    assert not any(task.done() for task in tasks)
     for task in tasks:
         task.cancel()
 
