@@ -45,8 +45,8 @@ async def settle(draft: Draft, services: Services) -> bool:
     except grpc.aio.AioRpcError:
         return False  # what the pipeline saw stands
     for stage, report in draft.reports.items():
-        mine = [call.usage for call in calls if call.stage == name_of(pb.Stage.ValueType(stage))]
-        _add_missing(report, mine)
+        name = name_of(pb.Stage.ValueType(stage))
+        _add_missing(report, [call.usage for call in calls if call.stage == name and _may_have_cost(call)])
     return all(call.outcome != usage_pb2.CALL_OUTCOME_IN_FLIGHT for call in calls)
 
 
@@ -74,6 +74,12 @@ async def _recorded(survey_id: str, services: Services) -> list[usage_pb2.Record
         if not more.next_page_token:
             return found
         encoders.page_token = more.next_page_token
+
+
+def _may_have_cost(call: usage_pb2.RecordedCall) -> bool:
+    """Return whether a call is part of the bill: one that brought no answer and took no tokens is not."""
+    is_failed = call.outcome == usage_pb2.CALL_OUTCOME_FAILED
+    return not is_failed or bool(call.usage.input_tokens or call.usage.output_tokens)
 
 
 def _add_missing(report: pb.StageReport, recorded: Iterable[usage_pb2.ModelUsage]) -> None:

@@ -103,8 +103,12 @@ async def _survey(stub: Any, options: SurveyOptions) -> int:
     except grpc.aio.AioRpcError as failure:
         if failure.code() is not grpc.StatusCode.INVALID_ARGUMENT:
             raise
-        for violation in violations_in(failure):
-            report.complain(f"{_option(violation.field)}: {problems.get(violation.field, violation.description)}")
+        lines = (
+            f"{_option(violation.field, options)}: {problems.get(violation.field, violation.description)}"
+            for violation in violations_in(failure)
+        )
+        for line in dict.fromkeys(lines):  # one option may fill several fields
+            report.complain(line)
         return EXIT_BAD_ARGUMENTS
     interrupted = await _watch(stub, created.survey)
     get = service_pb.GetSurveyRequest(survey_id=created.survey.survey_id)
@@ -222,10 +226,10 @@ def _moment(field: str, text: str, problems: dict[str, str]) -> Timestamp:
         return _REFUSED_MOMENT
 
 
-def _option(field: str) -> str:
+def _option(field: str, options: SurveyOptions) -> str:
     name = field.removeprefix("spec.").partition("[")[0]
     if name.startswith("models."):
-        return "--write-model" if name == "models.write" else "--model"
+        return "--write-model" if name == "models.write" and options.write_model else "--model"
     known = {"question": "QUESTION", "categories": "--category", "max_cost_nano_usd": "--max-cost"}
     return known.get(name, f"--{name.replace('_', '-')}")
 

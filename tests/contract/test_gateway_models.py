@@ -226,6 +226,22 @@ async def test_costs_the_pipeline_did_not_see_are_added_from_the_ledger(tmp_path
     assert (plan.cost_nano_usd, plan.input_tokens) == (9_000, 1_000)
 
 
+async def test_a_call_that_brought_nothing_is_no_part_of_the_bill(tmp_path: Path):
+    """One whose process died may have cost something: it stays, and its price is unknown."""
+    nothing = usage_pb2.ModelUsage(model="ollama:mine", call_count=1)
+    recorded = [
+        usage_pb2.RecordedCall(stage=stage, outcome=outcome, usage=nothing)
+        for stage, outcome in (("plan", usage_pb2.CALL_OUTCOME_FAILED), ("write", usage_pb2.CALL_OUTCOME_LOST))
+    ]
+    async with gateway_with(Fakes(recorded=recorded), tmp_path) as gateway:
+        survey = await gateway.finished(spec(models=PAID))
+
+    models = {pb.Stage.Name(stage.stage): [usage.model for usage in stage.usage] for stage in survey.stages}
+    assert models["STAGE_PLAN"] == [MODEL]
+    assert models["STAGE_WRITE"] == [MODEL, "ollama:mine"]
+    assert not next(usage for usage in survey.usage if usage.model == "ollama:mine").HasField("cost_nano_usd")
+
+
 async def test_a_cancelled_survey_is_billed_for_calls_that_were_under_way(tmp_path: Path):
     """They are paid for whether or not anybody waits for them."""
     gate = Gate()

@@ -224,3 +224,10 @@ def test_up_serves_surveys_until_a_signal():
 
     assert done.returncode == 0, done.stderr
     assert (up.returncode, errors) == (0, "")
+
+
+def test_an_option_that_fills_several_fields_is_named_once():
+    done = run("survey", "LoRA", "--model", "gpt")
+
+    assert done.returncode == 2
+    assert [line.split(":")[1].strip() for line in done.stderr.splitlines()] == ["--model"]
