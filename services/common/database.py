@@ -8,6 +8,7 @@ whose clocks differ agree on them.
 import asyncio
 import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +24,7 @@ T = TypeVar("T")
 
 BUSY_TIMEOUT_S = 10
 """Longest wait for another process that writes to the same file."""
+SWITCH_PAUSE_S = 0.02
 MAX_THREADS = 4
 _SQLITE = "sqlite:///"
 _SCHEMA_LOCK = 0x5061_7065_7252_7472
@@ -168,12 +170,31 @@ def _sqlite(url: str, *, is_durable: bool) -> "Engine":
 
     def set_up(connection: Any, _record: object) -> None:  # Any: the driver's connection, behind SQLAlchemy
         connection.isolation_level = None  # transactions begin as the "begin" event says, with the lock to write
-        for pragma in ("journal_mode=WAL", f"synchronous={synchronous}"):
-            connection.execute(f"PRAGMA {pragma}")
+        _write_ahead(connection)
+        connection.execute(f"PRAGMA synchronous={synchronous}")
 
     event.listen(engine, "connect", set_up)
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     return engine
+
+
+def _write_ahead(connection: Any) -> None:
+    """Switch the file to a write-ahead log, which stays so for all who open it.
+
+    While another one writes to a file that is not switched yet, SQLite refuses at once, whatever the timeout.
+    """
+    import sqlite3
+
+    give_up_at = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > give_up_at:
+                raise
+            time.sleep(SWITCH_PAUSE_S)
+        else:
+            return
 
 
 def _make_private(path: Path) -> None:

@@ -1,4 +1,5 @@
 import asyncio
+import sqlite3
 import stat
 import threading
 from pathlib import Path
@@ -51,6 +52,24 @@ async def test_many_may_open_an_empty_store_at_once(shared):
     assert len(await names_in(stores[0])) == 6
     for each in stores:
         await each.close()
+
+
+async def test_a_file_that_another_is_just_making_is_waited_for(tmp_path):
+    """SQLite refuses at once to switch a file to its log while another writes to it: two roles may start at once."""
+    first = sqlite3.connect(tmp_path / FILE, isolation_level=None, check_same_thread=False)
+    first.execute("CREATE TABLE other (x)")
+    first.execute("BEGIN IMMEDIATE")
+    store = open_store(SharedSettings(data_dir=tmp_path))
+    opening = asyncio.create_task(add(store, "a"))
+    done, _ = await asyncio.wait([opening], timeout=0.3)
+    assert not done
+    first.execute("COMMIT")
+
+    await opening
+
+    assert await names_in(store) == ["a"]
+    await store.close()
+    first.close()
 
 
 async def test_transactions_that_change_one_row_do_not_lose_a_change(shared):
