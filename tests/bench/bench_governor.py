@@ -95,7 +95,7 @@ class HeadersUnread:
     """A provider whose answers tell nothing of limits, but how long to wait."""
 
     def __init__(self, provider: Provider) -> None:
-        self.name, self.endpoint = provider.name, provider.endpoint
+        self.name, self.endpoint, self.key_variable = provider.name, provider.endpoint, provider.key_variable
         self._provider = provider
 
     async def chat(self, request: ChatRequest, sink: TextSink | None = None) -> ChatReply:
