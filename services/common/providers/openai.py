@@ -164,7 +164,9 @@ class OpenAiProvider:
             exchange = Exchange(name, key, self._timeout_s, _explained, asked=asked_in(request))
             answer = _Answer(exchange, parameters)
             create = client.chat.completions.with_raw_response.create
-            call: Any = {"model": request.model, "messages": messages, "extra_body": nested(parameters)}
+            # The messages too go into the body as they are: the library would look up the type of every part of them.
+            body = {"messages": messages, **nested(parameters)}
+            call: Any = {"model": request.model, "messages": [], "extra_body": body}
             async with exchange.within_time():
                 try:
                     raw = await create(**call, stream=True) if sink is not None else await create(**call)
