@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import survey_service_pb2 as service_pb
 
+from gateway.costs import LOCAL_ENCODERS
 from services.common.paid.settings import BUILTIN
 from services.common.paid.usage import TokenUsage
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 # Tokens as measured over surveys of 160 real papers; a text's own length is what its prompt asks for.
 PLAN_TOKENS = (280, 60)
+ENCODED_TOKENS, ENCODED_A_CALL = 350, 100
+"""A title and an abstract, and the least number of papers that go into one request of a remote encoder."""
 SUMMARY_TOKENS_IN = 510
 """The prompt, a title and an abstract of about 1,300 characters."""
 TOKENS_A_SECOND_READ = 5.5
@@ -75,6 +78,9 @@ def _stages(spec: pb.SurveySpec) -> Iterator[StageTokens]:
     summary = round(spec.summary_seconds * TOKENS_A_SECOND_READ)
     plans = spec.plan_candidates
     yield _tokens(pb.STAGE_PLAN, models.plan, plans, PLAN_TOKENS[0] * plans, PLAN_TOKENS[1] * plans)
+    if models.embed and not models.embed.startswith(LOCAL_ENCODERS):
+        encoder, calls = models.embed.partition("@")[0], ceil(papers / ENCODED_A_CALL)
+        yield _tokens(pb.STAGE_EMBED, encoder, calls, ENCODED_TOKENS * papers, 0)
     yield _tokens(pb.STAGE_SUMMARIZE, models.summarize, papers, SUMMARY_TOKENS_IN * papers, summary * papers)
     shown = papers * (summary + SHOWN_TOKENS_A_PAPER)
     if spec.writer == pb.WRITER_SINGLE:

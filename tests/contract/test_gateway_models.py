@@ -134,6 +134,20 @@ async def test_an_estimate_names_calls_tokens_and_cost_and_asks_nobody(gateway: 
     assert not gateway.fakes.requests
 
 
+async def test_a_remote_encoder_is_part_of_the_estimate_and_one_of_this_machine_is_not(gateway: Gateway):
+    remote = spec(models=pb.ModelChoice(embed="openai:text-embedding-3-large"), max_papers=150)
+    local = spec(models=pb.ModelChoice(embed="wordllama:l2_supercat_256"))
+    found = [
+        (await gateway.stub.EstimateSurvey(service_pb.EstimateSurveyRequest(spec=each), timeout=5)).stages
+        for each in (remote, local)
+    ]
+
+    embed = next(stage for stage in found[0] if stage.stage == pb.STAGE_EMBED)
+    assert (embed.model, embed.call_count) == ("openai:text-embedding-3-large", 2)
+    assert embed.cost_nano_usd > 0
+    assert pb.STAGE_EMBED not in [stage.stage for stage in found[1]]
+
+
 async def test_an_unknown_price_makes_the_estimate_unknown(gateway: Gateway):
     request = service_pb.EstimateSurveyRequest(spec=spec(models=pb.ModelChoice(write="ollama:mine")))
     estimate = await gateway.stub.EstimateSurvey(request, timeout=5)
