@@ -2,7 +2,7 @@
 
 from paperroute.v1 import survey_service_pb2_grpc as pb_grpc
 
-from gateway.service import SurveyService
+from gateway.api.survey_service import SurveyService
 from gateway.services import connect
 from gateway.settings import GatewaySettings
 from services.common.paid.prices import PriceBook

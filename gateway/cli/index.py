@@ -1,14 +1,11 @@
 """The commands `paperroute index ...`: what they are called and take; what they do is imported when one is called."""
 
-import asyncio
-import sys
-from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
 import click
 
-EXIT_FAILED, EXIT_BAD_ARGUMENTS, EXIT_INTERRUPTED = 1, 2, 130
+from gateway.cli.running import run_and_exit
 
 
 @click.group()
@@ -35,7 +32,7 @@ def build(files: tuple[Path, ...], anew: bool) -> None:
     """  # noqa: D301 - click wants the character itself
     from gateway.cli import index_build
 
-    _end(index_build.run(files, is_anew=anew))
+    run_and_exit(index_build.run(files, is_anew=anew))
 
 
 @index.command()
@@ -43,7 +40,7 @@ def stats() -> None:
     """Print what the index holds: papers, dates, categories, encoder, age and size."""
     from gateway.cli import index_search
 
-    _end(index_search.show_stats())
+    run_and_exit(index_search.show_stats())
 
 
 @index.command()
@@ -80,25 +77,4 @@ def search(query: str, **options: Any) -> None:
     from gateway.cli import index_search
 
     wanted = index_search.Wanted(query=query, **options)
-    _end(index_search.run(wanted))
-
-
-def _end(command: Coroutine[Any, Any, int]) -> None:
-    """Run a command and exit with its status; what it cannot do is told in one line for each reason."""
-    from gateway.cli.report import complain
-    from services.common.errors import InvalidRequest, PaperRouteError
-    from services.common.settings import SettingsError
-
-    try:
-        sys.exit(asyncio.run(command))
-    except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
-    except SettingsError as error:
-        status, problems = EXIT_BAD_ARGUMENTS, error.problems
-    except InvalidRequest as error:
-        status, problems = EXIT_BAD_ARGUMENTS, [f"{each.field}: {each.description}" for each in error.violations]
-    except PaperRouteError as error:
-        status, problems = EXIT_FAILED, [error.message]
-    for problem in problems:
-        complain(problem)
-    sys.exit(status)
+    run_and_exit(index_search.run(wanted))

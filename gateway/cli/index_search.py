@@ -15,7 +15,7 @@ from rich.table import Table
 
 from gateway.cli.index_embedding import own_embedding
 from gateway.cli.report import complain, tell
-from gateway.links import url_of
+from gateway.document.links import url_of
 from services.common.categories import CATEGORIES
 from services.common.errors import InvalidRequest, Violation
 from services.common.markdown import plain

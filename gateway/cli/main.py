@@ -1,19 +1,14 @@
 """The commands of `paperroute`. Heavy modules are imported by the command that needs them."""
 
-import asyncio
-import sys
-from collections.abc import Coroutine
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Any
 
 import click
 
 from gateway.cli.index import index
+from gateway.cli.running import run_and_exit
+from gateway.cli.surveys import surveys
 from gateway.roles import ROLES
-
-EXIT_BAD_ARGUMENTS = 2
-EXIT_INTERRUPTED = 130
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -23,6 +18,7 @@ def cli() -> None:
 
 
 cli.add_command(index)
+cli.add_command(surveys)
 
 
 @cli.command()
@@ -127,14 +123,14 @@ def survey(**options: object) -> None:
     """  # noqa: D301 - click wants the character itself
     from gateway.cli.survey import SurveyOptions, run
 
-    sys.exit(_run(run(SurveyOptions(**options))))  # type: ignore[arg-type] # click gives what the options declare
+    run_and_exit(run(SurveyOptions(**options)))  # type: ignore[arg-type] # click gives what the options declare
 
 
 @cli.command()
 @click.argument("role", type=click.Choice(list(ROLES)))
 def serve(role: str) -> None:
     """Serve one ROLE until a signal; its settings are PAPERROUTE_<ROLE>__<NAME> variables."""
-    sys.exit(_run(ROLES[role].main()))
+    run_and_exit(ROLES[role].main())
 
 
 @cli.command()
@@ -151,7 +147,7 @@ def rewrite(survey_id: str, section: str, model: str, gateway: str) -> None:
     """Write one SECTION (such as 2.3) of an ended survey again."""
     from gateway.cli.rewrite import run
 
-    sys.exit(_run(run(survey_id, section, model, gateway)))
+    run_and_exit(run(survey_id, section, model, gateway))
 
 
 @cli.command()
@@ -159,27 +155,13 @@ def up() -> None:
     """Serve all roles in this process until a signal."""
     from gateway.cli.up import run
 
-    sys.exit(_run(run()))
+    run_and_exit(run())
 
 
 @cli.command()
 def version() -> None:
     """Print the version."""
     click.echo(f"paperroute {installed_version('paperroute')}")
-
-
-def _run(command: Coroutine[Any, Any, int | None]) -> int:
-    """Run a command and return its exit status; settings that cannot be used are told line by line."""
-    from services.common.settings import SettingsError
-
-    try:
-        return asyncio.run(command) or 0
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    except SettingsError as error:
-        for problem in error.problems:
-            click.echo(f"paperroute: {problem}", err=True)
-        return EXIT_BAD_ARGUMENTS
 
 
 def main() -> None:

@@ -61,8 +61,13 @@ class Progress:
     def show(self, event: service_pb.WatchSurveyResponse) -> None:
         """Bring the display up to date with one event."""
         match event.WhichOneof("event"):
+            case "queue_moved":
+                self._note(STAGES[0], f"waits for its turn: place {event.queue_moved.queue_position}")
+            case "state_changed" if event.state_changed.state == pb.SURVEY_STATE_RUNNING:
+                self._note(STAGES[0], "")
             case "stage_started":
                 self._bars.start_task(self._tasks[event.stage_started.stage])
+                self._note(event.stage_started.stage, "begun again" if event.stage_started.attempt > 1 else "")
             case "stage_progress":
                 progress = event.stage_progress
                 self._bars.update(
@@ -76,6 +81,9 @@ class Progress:
                 self._finish(event.stage_finished.report)
             case _:
                 pass
+
+    def _note(self, stage: int, note: str) -> None:
+        self._bars.update(self._tasks[stage], note=note)
 
     def _finish(self, report: pb.StageReport) -> None:
         task = self._tasks[report.stage]

@@ -1,9 +1,5 @@
 """`paperroute survey`: ask, watch, print."""
 
-import asyncio
-import contextlib
-import signal
-from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
@@ -11,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from google.protobuf.json_format import MessageToJson
 from google.protobuf.timestamp_pb2 import Timestamp
 from paperroute.v1 import ordering_pb2, search_pb2, writing_pb2
 from paperroute.v1 import survey_pb2 as pb
@@ -19,19 +14,20 @@ from paperroute.v1 import survey_service_pb2 as service_pb
 from paperroute.v1 import survey_service_pb2_grpc as pb_grpc
 
 from gateway.cli import report
+from gateway.cli.following import (
+    CALL_TIMEOUT_S,
+    EXIT_BAD_ARGUMENTS,
+    EXIT_FAILED,
+    Output,
+    unusable_files,
+    watch_and_print,
+)
 from gateway.cli.models import proposed, tell_estimate
-from gateway.cli.progress import Progress
-from gateway.export_bibtex import bibtex_of
-from gateway.export_markdown import markdown_of
-from gateway.route_map import svg_of
-from services.common.channel import open_channel
+from gateway.cli.reaching import reached
 from services.common.errors import violations_in
 from services.common.paid.money import NANO
 from services.common.papers import timestamp_of
 
-EXIT_DONE, EXIT_FAILED, EXIT_BAD_ARGUMENTS, EXIT_INTERRUPTED = 0, 1, 2, 130
-CALL_TIMEOUT_S = 20
-WATCH_TRIES = 5
 _REFUSED_ENUM = 2**31 - 1  # no enum will ever hold it: the gateway refuses the field with all others that are broken
 _REFUSED_COUNT = 1
 _REFUSED_COST = -1
@@ -69,29 +65,17 @@ class SurveyOptions:
 
 async def run(options: SurveyOptions) -> int:
     """Write one survey; return the exit status."""
-    problems = _unusable_files({"--out": options.out, "--map": options.map_file})
+    problems = unusable_files({"--out": options.out, "--map": options.map_file})
     if problems:
         for problem in problems:
             report.complain(problem)
         return EXIT_BAD_ARGUMENTS
-    async with _gateway(options.gateway) as address, open_channel(address) as channel:
-        stub: pb_grpc.SurveyServiceAsyncStub = pb_grpc.SurveyServiceStub(channel)
+    async with reached(options.gateway) as channel:
         try:
-            return await _survey(stub, options)
+            return await _survey(pb_grpc.SurveyServiceStub(channel), options)
         except grpc.aio.AioRpcError as failure:
             report.complain(report.explained(failure, options.gateway))
             return EXIT_FAILED
-
-
-@contextlib.asynccontextmanager
-async def _gateway(address: str) -> AsyncIterator[str]:
-    if address:
-        yield address
-        return
-    from gateway.embedded import embedded
-
-    async with embedded() as own:
-        yield own
 
 
 async def _survey(stub: Any, options: SurveyOptions) -> int:
@@ -110,49 +94,8 @@ async def _survey(stub: Any, options: SurveyOptions) -> int:
         for line in dict.fromkeys(lines):  # one option may fill several fields
             report.complain(line)
         return EXIT_BAD_ARGUMENTS
-    interrupted = await _watch(stub, created.survey)
-    get = service_pb.GetSurveyRequest(survey_id=created.survey.survey_id)
-    answer = await stub.GetSurvey(get, timeout=CALL_TIMEOUT_S)
-    return _print(answer.survey, options, interrupted=interrupted)
-
-
-async def _watch(stub: Any, survey: pb.Survey) -> bool:
-    """Show the events until the survey has ended; return whether the user interrupted it, which cancels it."""
-    interrupted = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGINT, interrupted.set)
-    with Progress() as progress:
-        watching = asyncio.create_task(_show_events(stub, survey, progress))
-        waiting = asyncio.create_task(interrupted.wait())
-        try:
-            await asyncio.wait([watching, waiting], return_when=asyncio.FIRST_COMPLETED)
-            if interrupted.is_set():
-                cancel = service_pb.CancelSurveyRequest(survey_id=survey.survey_id)
-                await stub.CancelSurvey(cancel, timeout=CALL_TIMEOUT_S)
-            await watching
-        finally:
-            waiting.cancel()
-            watching.cancel()
-            loop.remove_signal_handler(signal.SIGINT)
-    return interrupted.is_set()
-
-
-async def _show_events(stub: Any, survey: pb.Survey, progress: Progress) -> None:
-    """Show every event once, also over a connection that breaks and comes back."""
-    number, tries = 0, WATCH_TRIES
-    while True:
-        try:
-            request = service_pb.WatchSurveyRequest(survey_id=survey.survey_id, after_number=number)
-            async for event in stub.WatchSurvey(request, timeout=survey.spec.timeout_ms / 1_000 + CALL_TIMEOUT_S):
-                number, tries = event.number, WATCH_TRIES
-                progress.show(event)
-        except grpc.aio.AioRpcError as failure:
-            tries -= 1
-            if failure.code() is not grpc.StatusCode.UNAVAILABLE or not tries:
-                raise
-            await asyncio.sleep(1)
-        else:
-            return
+    output = Output(out=options.out, map_file=options.map_file, form=options.form)
+    return await watch_and_print(stub, created.survey.survey_id, output)
 
 
 def spec_of(options: SurveyOptions) -> tuple[pb.SurveySpec, dict[str, str]]:
@@ -232,40 +175,3 @@ def _option(field: str, options: SurveyOptions) -> str:
         return "--write-model" if name == "models.write" and options.write_model else "--model"
     known = {"question": "QUESTION", "categories": "--category", "max_cost_nano_usd": "--max-cost"}
     return known.get(name, f"--{name.replace('_', '-')}")
-
-
-def _unusable_files(files: Mapping[str, Path | None]) -> list[str]:
-    """Return which of the files could not be written, before anything is spent."""
-    missing = {name: path.parent for name, path in files.items() if path and not path.parent.is_dir()}
-    return [f"{name}: there is no folder {str(folder)!r}" for name, folder in missing.items()]
-
-
-def _print(survey: pb.Survey, options: SurveyOptions, *, interrupted: bool) -> int:
-    """Print the survey as far as it was written, and what became of it; return the exit status."""
-    has_text = bool(survey.chapters) and any(section.text for each in survey.chapters for section in each.sections)
-    document = _document(survey, options.form) if has_text or options.form == "json" else ""
-    if document and not (options.out and report.write_file(options.out, document)):
-        report.show_document(document, is_markdown=options.form == "md")
-    if options.map_file and has_text:
-        report.write_file(options.map_file, svg_of(survey))
-    report.show_stages(survey)
-    return _ending(survey, interrupted=interrupted)
-
-
-def _document(survey: pb.Survey, form: str) -> str:
-    if form == "json":
-        return MessageToJson(survey, ensure_ascii=False, always_print_fields_with_no_presence=True) + "\n"
-    return bibtex_of(survey) if form == "bib" else markdown_of(survey)
-
-
-def _ending(survey: pb.Survey, *, interrupted: bool) -> int:
-    match survey.state:
-        case pb.SURVEY_STATE_DONE | pb.SURVEY_STATE_PARTIAL:
-            return EXIT_DONE
-        case pb.SURVEY_STATE_NO_PAPERS:
-            report.show_nothing_found(survey)
-        case pb.SURVEY_STATE_FAILED:
-            report.show_failure(survey.failure)
-        case _:
-            report.complain("the survey was cancelled")
-    return EXIT_INTERRUPTED if interrupted else EXIT_FAILED

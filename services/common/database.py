@@ -27,6 +27,8 @@ BUSY_TIMEOUT_S = 10
 SWITCH_PAUSE_S = 0.02
 MAX_THREADS = 4
 _SQLITE = "sqlite:///"
+_IS_READ = "paperroute_is_read"
+"""Name of the option that says how a transaction begins."""
 _SCHEMA_LOCK = 0x5061_7065_7252_7472
 """Number of the PostgreSQL lock under which tables are made: two replicas may start at once."""
 
@@ -85,7 +87,19 @@ class Database:
             NotReady: the database cannot be opened.
             UpstreamFailed: it does not answer, or did not let this transaction through.
         """
-        running = asyncio.get_running_loop().run_in_executor(self._threads, self._transaction, work)
+        return await self._in_thread(work, is_read=False)
+
+    async def read(self, work: Callable[["Connection"], T]) -> T:
+        """Run `work`, which changes nothing, as `run` does, without waiting for those who write.
+
+        Raises:
+            NotReady: the database cannot be opened.
+            UpstreamFailed: it does not answer.
+        """
+        return await self._in_thread(work, is_read=True)
+
+    async def _in_thread(self, work: Callable[["Connection"], T], *, is_read: bool) -> T:
+        running = asyncio.get_running_loop().run_in_executor(self._threads, self._transaction, work, is_read)
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
@@ -98,12 +112,12 @@ class Database:
         if self._engine is not None:
             self._engine.dispose()
 
-    def _transaction(self, work: Callable[["Connection"], T]) -> T:
+    def _transaction(self, work: Callable[["Connection"], T], is_read: bool) -> T:
         from sqlalchemy.exc import SQLAlchemyError
 
         engine = self._opened()
         try:
-            with engine.begin() as connection:
+            with engine.execution_options(**{_IS_READ: is_read}).begin() as connection:
                 return work(connection)
         except SQLAlchemyError as error:
             raise UpstreamFailed(self._name, type(error).__name__, retry_after_s=1) from error
@@ -174,8 +188,14 @@ def _sqlite(url: str, *, is_durable: bool) -> "Engine":
         connection.execute(f"PRAGMA synchronous={synchronous}")
 
     event.listen(engine, "connect", set_up)
-    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    event.listen(engine, "begin", _begin)
     return engine
+
+
+def _begin(connection: "Connection") -> None:
+    """Begin with the lock to write, which cannot be had later while another one writes; who only reads needs none."""
+    is_read = connection.get_execution_options().get(_IS_READ, False)
+    connection.exec_driver_sql("BEGIN" if is_read else "BEGIN IMMEDIATE")
 
 
 def _write_ahead(connection: Any) -> None:

@@ -28,6 +28,11 @@ class Deadline:
         remaining_s = context.time_remaining()
         return cls.after(most_s if remaining_s is None else min(remaining_s, most_s))
 
+    @property
+    def is_over(self) -> bool:
+        """Whether no call is worth beginning any more."""
+        return self.timeout_s(1.0) <= 0
+
     def timeout_s(self, most_s: float) -> float:
         """Return how long a call may take: `most_s`, or what is left less a margin; never below 0."""
         return max(0.0, min(most_s, self.at_s - time.monotonic() - MARGIN_S))

@@ -84,5 +84,5 @@ def _status_around(method: str) -> Any:
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: PaperRouteError) -> NoReturn:
     status = status_of(error)
-    await context.abort(error.code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
+    await context.abort(error.code, status.message, ((DETAILS_KEY, status.SerializeToString()), *error.trailers()))
     raise AssertionError  # abort always raises

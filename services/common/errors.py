@@ -15,6 +15,8 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 DOMAIN = "paperroute"
 DETAILS_KEY = "grpc-status-details-bin"
+PUSHBACK_KEY, PUSHBACK_MS = "grpc-retry-pushback-ms", "1"
+"""How long a channel is to wait before it tries again. With 0 grpc 1.85 waits for ever."""
 _Detail = TypeVar("_Detail", bound=Message)
 
 # A status travels in HTTP/2 headers, which hold about 8 KiB; non-ASCII bytes take three there, binary ones four thirds.
@@ -44,6 +46,10 @@ class PaperRouteError(Exception):
 
     def details(self) -> Sequence[Message]:
         """Return the google.rpc details besides ErrorInfo."""
+        return ()
+
+    def trailers(self) -> Sequence[tuple[str, str]]:
+        """Return the metadata that tells the caller's channel what to do, besides the status."""
         return ()
 
 
@@ -139,6 +145,41 @@ class QueueFull(PaperRouteError):
         return (_retry(self.retry_after_s),)
 
 
+class RateLimited(PaperRouteError):
+    """The caller asks more often than it may."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "RATE_LIMITED"
+
+    def __init__(self, max_requests_per_s: float, *, retry_after_s: float) -> None:
+        limit = f"{max_requests_per_s:g}"
+        super().__init__(f"more than {limit} requests a second; wait and try again", max_requests_per_s=limit)
+        self.retry_after_s = retry_after_s
+
+    def details(self) -> Sequence[Message]:
+        """Return how long to wait before the next try."""
+        return (_retry(self.retry_after_s),)
+
+
+class Overloaded(PaperRouteError):
+    """This worker has as much in hand as it takes; nothing was begun, and another one may have a place."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+    reason = "OVERLOADED"
+
+    def __init__(self, limit: int, *, retry_after_s: float) -> None:
+        super().__init__(f"this worker has {limit} in hand, which is the most; try again later", limit=str(limit))
+        self.retry_after_s = retry_after_s
+
+    def details(self) -> Sequence[Message]:
+        """Return how long it takes until a place is likely to be free."""
+        return (_retry(self.retry_after_s),)
+
+    def trailers(self) -> Sequence[tuple[str, str]]:
+        """Send the caller's channel to the next worker at once, instead of after its pause for workers that died."""
+        return ((PUSHBACK_KEY, PUSHBACK_MS),)
+
+
 class _Precondition(PaperRouteError):
     code = grpc.StatusCode.FAILED_PRECONDITION
 
@@ -227,6 +268,13 @@ def reason_in(failure: grpc.aio.AioRpcError) -> str:
         if info.reason:
             return str(info.reason)
     return failure.code().name
+
+
+def retry_after_in(failure: grpc.aio.AioRpcError) -> float | None:
+    """Return how long a failed call asks to wait, in seconds; None when it does not say."""
+    for retry in _details_in(failure, error_details_pb2.RetryInfo):
+        return float(retry.retry_delay.ToMilliseconds()) / 1000
+    return None
 
 
 def violations_in(failure: grpc.aio.AioRpcError) -> list[Violation]:

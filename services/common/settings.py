@@ -4,10 +4,10 @@ import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import platformdirs
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "PAPERROUTE_"
@@ -17,6 +17,19 @@ GROUPS = (*ROLES, "models", "paid", "compatible")
 PROVIDERS = Path(__file__).parent / "providers"
 """Folder of the providers, a module each."""
 Settings = TypeVar("Settings", bound=BaseSettings)
+MIN_TOKEN_LENGTH = 20
+"""Shorter ones can be guessed."""
+
+
+def _token_of(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if len(text) < MIN_TOKEN_LENGTH or not all("!" <= character <= "~" for character in text):
+        raise ValueError(f"at least {MIN_TOKEN_LENGTH} characters, ASCII without blanks")
+    return value
+
+
+TokenSecret = Annotated[SecretStr, AfterValidator(_token_of)]
+"""A token that travels in a header; it shows in no repr, log or error."""
 
 
 def settings_config(role: str) -> SettingsConfigDict:
@@ -38,8 +51,28 @@ class SharedSettings(BaseSettings):
     """debug, info, warning or error."""
     otlp_endpoint: str = ""
     """host:port of an OTLP gRPC receiver for traces; empty sends none and does not import the SDK."""
+    service_token: TokenSecret | None = None
+    """What services prove each other that they belong together; the same for all roles. At least 20 characters."""
     allow_insecure_listen: bool = False
-    """Whether a role may listen beyond loopback although nothing is encrypted or authenticated yet."""
+    """Whether a role may listen beyond loopback without the tokens and the encryption that it asks for."""
+
+
+class ClientSettings(BaseSettings):
+    """How a program reaches a gateway; each is read from PAPERROUTE_<NAME>."""
+
+    model_config = settings_config("")
+
+    token: TokenSecret | None = None
+    """Says who the program is: the secret of a token, or the gateway's PAPERROUTE_GATEWAY__ADMIN_TOKEN."""
+    ca: str = ""
+    """PEM file of the certificates that the gateway's is checked with, or "system" for those everybody trusts. With it
+    the channel is encrypted, without it is not."""
+    client_cert: Path | None = None
+    """PEM file of the certificate, with its chain, that the program shows to the gateway."""
+    client_key: Path | None = None
+    """PEM file of that certificate's key."""
+    allow_insecure_token: bool = False
+    """Whether the token may be sent beyond loopback without encryption."""
 
 
 class SettingsError(Exception):
@@ -62,21 +95,29 @@ def load(kind: type[Settings], environment: Mapping[str, str] | None = None) -> 
     try:
         settings = kind()
     except ValidationError as error:
-        problems += [_line_of(prefix, dict(each)) for each in error.errors()]
+        problems += [_line_of(kind, prefix, dict(each)) for each in error.errors()]
     if problems:
         raise SettingsError(problems)
     return settings
 
 
-def _line_of(prefix: str, error: Mapping[str, object]) -> str:
+def _line_of(kind: type[BaseSettings], prefix: str, error: Mapping[str, object]) -> str:
     location = error["loc"]
     name = str(location[0]) if isinstance(location, tuple) and location else ""
-    found = error.get("input")
-    return f"{prefix}{name.upper()}={found!r}: {error['msg']}"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    field = kind.model_fields.get(name)
+    is_shown = field is None or (field.repr and not _holds_secret(field.annotation))
+    found = f"={error.get('input')!r}" if is_shown else ""
+    return f"{prefix}{name.upper()}{found}: {message}"
+
+
+def _holds_secret(annotation: Any) -> bool:  # Any: what a field is declared as
+    return annotation is SecretStr or any(_holds_secret(part) for part in get_args(annotation))
 
 
 def _unknown_names(kind: type[BaseSettings], prefix: str, names: Mapping[str, str]) -> list[str]:
-    known = {f"{prefix}{field.upper()}" for field in kind.model_fields}
+    sharing = (SharedSettings, ClientSettings) if prefix == PREFIX else ()
+    known = {f"{prefix}{field.upper()}" for each in (kind, *sharing) for field in each.model_fields}
     mine = [name for name in names if name.startswith(prefix) and name not in known]
     if prefix == PREFIX:  # variables of the roles begin with the shared prefix too
         groups = {*GROUPS, *(module.stem for module in PROVIDERS.glob("*.py"))}

@@ -13,7 +13,7 @@ from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import survey_service_pb2 as service_pb
 from paperroute.v1 import usage_pb2, writing_pb2
 
-from gateway.export_markdown import markdown_of
+from gateway.document.export_markdown import markdown_of
 from services.common.errors import reason_in, violations_in
 
 BUILTIN = "extractive:builtin"

@@ -13,6 +13,8 @@ EXAMPLES = [
     errors.UpstreamFailed("arXiv", "answered 429", retry_after_s=2.5),
     errors.BudgetReached(1_000),
     errors.QueueFull(3, retry_after_s=1.0),
+    errors.Overloaded(8, retry_after_s=0.5),
+    errors.RateLimited(0.5, retry_after_s=1.5),
     errors.Unpriced("openai:x"),
     errors.NotReady("vector store", "set PAPERROUTE_EMBEDDING__STORE"),
     errors.NoSearchTerms("ask in English"),

@@ -10,8 +10,8 @@ from paperroute.v1 import ordering_service_pb2 as ordering_pb
 from paperroute.v1 import retrieval_service_pb2 as retrieval_pb
 from paperroute.v1 import survey_pb2 as pb
 
-from gateway.assemble import Draft, survey_of, total_usage
-from gateway.export_markdown import markdown_of
+from gateway.document.assemble import Draft, survey_of, total_usage
+from gateway.document.export_markdown import markdown_of
 from services.common.papers import message_of
 
 MOMENT = datetime(2026, 1, 2, tzinfo=UTC)

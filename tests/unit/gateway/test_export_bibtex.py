@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from paperroute.v1 import survey_pb2 as pb
 from pybtex.database import BibliographyData, Person, parse_string
 
-from gateway.export_bibtex import bibtex_of
-from gateway.links import url_of
+from gateway.document.export_bibtex import bibtex_of
+from gateway.document.links import url_of
 from services.common.papers import Paper, message_of
 
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from gateway.links import short_name_of, url_of
+from gateway.document.links import short_name_of, url_of
 from services.common.papers import Paper
 
 

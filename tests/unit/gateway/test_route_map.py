@@ -6,7 +6,7 @@ import pytest
 from paperroute.v1 import ordering_pb2, paper_pb2
 from paperroute.v1 import survey_pb2 as pb
 
-from gateway.route_map import svg_of
+from gateway.document.route_map import svg_of
 
 SVG = "{http://www.w3.org/2000/svg}"
 

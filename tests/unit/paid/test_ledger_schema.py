@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from ledgers import Ledgers
 
+from services.common import migrations
 from services.common.errors import NotReady
 from services.common.paid import ledger_schema
 from services.common.paid.ledger_schema import REVISION, ledger_database
@@ -61,7 +62,7 @@ async def test_opening_again_changes_nothing_and_needs_no_migrations(
     def fail(*_: object) -> None:
         raise AssertionError("migrated again")
 
-    monkeypatch.setattr(ledger_schema, "_migrate", fail)
+    monkeypatch.setattr(migrations, "_migrate", fail)
 
     assert [row["model"] for row in await ledgers.sql("SELECT model FROM generation_limit")] == ["openai:x"]
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import survey_service_pb2 as service_pb
 
-from gateway.assemble import Draft, survey_of
+from gateway.document.assemble import Draft, survey_of
 from services.common.errors import AlreadyExists, InvalidRequest, NotFound, QueueFull, Violation
 from services.common.papers import timestamp_of
 

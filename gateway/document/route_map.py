@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from paperroute.v1 import survey_pb2 as pb
 
-from gateway.phrases import phrases_of
+from gateway.document.phrases import phrases_of
 from services.common.markdown import plain
 
 WIDTH, HEIGHT, MARGIN = 960, 640, 36

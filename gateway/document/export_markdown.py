@@ -2,7 +2,7 @@
 
 from paperroute.v1 import survey_pb2 as pb
 
-from gateway.phrases import Phrases, phrases_of
+from gateway.document.phrases import Phrases, phrases_of
 from services.common.markdown import escape
 from services.common.papers import moment_of
 

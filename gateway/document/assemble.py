@@ -1,55 +1,18 @@
 """Stage `assemble`: what the stages brought becomes one Survey. A pure function that also serves unfinished surveys."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
 
-from paperroute.v1 import generation_service_pb2 as generation_pb
 from paperroute.v1 import ordering_service_pb2 as ordering_pb
 from paperroute.v1 import paper_pb2, search_pb2, usage_pb2, writing_pb2
-from paperroute.v1 import retrieval_service_pb2 as retrieval_pb
 from paperroute.v1 import survey_pb2 as pb
 
-from gateway.links import reference_of, short_name_of, url_of
-from gateway.phrases import Phrases, phrases_of
+from gateway.document.draft import ENDED, Draft, SectionPlace
+from gateway.document.links import reference_of, short_name_of, url_of
+from gateway.document.phrases import Phrases, phrases_of
 from services.common.citations import Reference, Rendered, render
 from services.common.markdown import escape
 from services.common.papers import Paper, moment_of, paper_of, timestamp_of
-
-SectionPlace = tuple[int, int]
-"""Chapter number and section number, both from 1."""
-
-
-@dataclass(kw_only=True, slots=True, eq=False)
-class Draft:
-    """What is known of a survey so far. The pipeline fills it in; nothing in it is taken back."""
-
-    survey_id: str
-    spec: pb.SurveySpec
-    labels: Mapping[str, str]
-    state: pb.SurveyState.ValueType = pb.SURVEY_STATE_QUEUED
-    created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    finished_at: datetime | None = None
-    language: str = ""
-    search_terms: Sequence[str] = ()
-    search: retrieval_pb.SearchResult | None = None
-    encoder: str = ""
-    order: ordering_pb.OrderPapersResponse | None = None
-    summaries: dict[str, str] = field(default_factory=dict)
-    """By paper_id."""
-    summary_models: dict[str, str] = field(default_factory=dict)
-    """"provider:model" that wrote a summary, by paper_id."""
-    dropped: dict[str, str] = field(default_factory=dict)
-    """Why a paper had to be left out, by paper_id."""
-    sections: dict[SectionPlace, generation_pb.SectionText] = field(default_factory=dict)
-    rewrite_counts: dict[SectionPlace, int] = field(default_factory=dict)
-    """How often a section was written again."""
-    missing_sections: dict[SectionPlace, str] = field(default_factory=dict)
-    """Why a section has no text."""
-    frame: generation_pb.FrameText | None = None
-    reports: dict[int, pb.StageReport] = field(default_factory=dict)
-    """By stage."""
-    failure: pb.Failure | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,13 +70,16 @@ def survey_of(draft: Draft) -> pb.Survey:
         labels=draft.labels,
         created_at=timestamp_of(draft.created_at),
         finished_at=timestamp_of(draft.finished_at) if draft.finished_at else None,
-        search_terms=draft.search_terms,
+        search_terms=draft.plan.search_terms if draft.plan else (),
         search=draft.search.report if draft.search else None,
         failure=draft.failure,
-        stages=[draft.reports[stage] for stage in sorted(draft.reports)],
+        stages=_reports(draft),
         usage=usage_of(draft),
+        attempt=draft.attempt,
+        queue_position=draft.queue_position,
+        budget_reached=any(report.budget_reached for report in draft.reports.values()),
     )
-    survey.spec.language = draft.language or draft.spec.language
+    survey.spec.language = draft.language
     rendered = {place: _rendered_section(draft, keyed, place, keys) for place, keys in places.items()}
     survey.chapters.extend(_chapters(draft, keyed, places, rendered))
     if draft.spec.writer == pb.WRITER_SINGLE and survey.chapters:  # it has no frame: its own heading is the title
@@ -121,7 +87,7 @@ def survey_of(draft: Draft) -> pb.Survey:
     frame_counts = _write_frame(survey, draft, keyed)
     survey.papers.extend(_papers(draft, keyed, survey.chapters))
     if draft.order:
-        survey.route.CopyFrom(_route(draft.order, draft.encoder))
+        survey.route.CopyFrom(_route(draft.order, draft.vectors.encoder if draft.vectors else ""))
     survey.coverage.CopyFrom(_coverage(draft, survey.papers, rendered, frame_counts))
     survey.footer = _footer(draft, survey)
     return survey
@@ -203,14 +169,31 @@ def _listed(draft: Draft, keyed: KeyedPapers, keys: Sequence[str]) -> str:
         return ""
     lines = [phrases_of(draft.language).also_here]
     for key, reference in keyed.references(keys).items():
-        summary = draft.summaries.get(keyed.papers[key].paper_id, "")
+        summary = draft.summary_of(keyed.papers[key].paper_id)
         lines.append(f"- [{escape(reference.name)}]({reference.url}){': ' if summary else ''}{escape(summary)}")
     return f"{lines[0]}\n\n" + "\n".join(lines[1:])
+
+
+def _reports(draft: Draft) -> list[pb.StageReport]:
+    """Return the stages' reports; what a survey that was cancelled had under way is cancelled with it."""
+    reports = [draft.reports[stage] for stage in sorted(draft.reports)]
+    if draft.state not in ENDED:
+        return reports
+    shown = []
+    for report in reports:
+        copy = pb.StageReport()
+        copy.CopyFrom(report)
+        if report.state == pb.STAGE_STATE_RUNNING:
+            copy.state = pb.STAGE_STATE_CANCELLED
+        shown.append(copy)
+    return shown
 
 
 def _write_frame(survey: pb.Survey, draft: Draft, keyed: KeyedPapers) -> tuple[int, int]:
     """Fill in the frame's parts; return how many unknown keys and links were removed from them."""
     if draft.frame is None:
+        if draft.state == pb.SURVEY_STATE_PARTIAL:  # its time was over before it had a frame
+            survey.title = survey.title or draft.spec.question
         return 0, 0
     everything = keyed.references([key for key, paper in keyed.papers.items() if paper.paper_id not in draft.dropped])
     unknown, removed = draft.frame.unknown_key_count, draft.frame.removed_link_count
@@ -260,12 +243,13 @@ def _mark(found: Mapping[str, pb.SurveyPaper], keys: Sequence[str], mention: pb.
 def _paper(draft: Draft, message: paper_pb2.Paper) -> pb.SurveyPaper:
     paper = paper_of(message)
     reason = draft.dropped.get(paper.paper_id, "")
+    summary = draft.summaries.get(paper.paper_id)
     return pb.SurveyPaper(
         paper=message,
         url=url_of(paper),
         short_name=short_name_of(paper.title),
-        summary=draft.summaries.get(paper.paper_id, ""),
-        summary_model=draft.summary_models.get(paper.paper_id, ""),
+        summary=draft.summary_of(paper.paper_id),
+        summary_model=summary.model if summary else "",
         mention=pb.PAPER_MENTION_DROPPED if reason else pb.PAPER_MENTION_UNSPECIFIED,
         dropped_reason=reason,
     )

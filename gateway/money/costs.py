@@ -9,9 +9,9 @@ from paperroute.v1 import generation_service_pb2 as generation_pb
 from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import usage_pb2
 
-from gateway.assemble import Draft, total_usage
+from gateway.document.assemble import Draft, total_usage
+from gateway.pipeline.stage_run import name_of
 from gateway.services import Services
-from gateway.stage_run import name_of
 from services.common.paid.caller import DEFAULT_TENANT
 from services.common.paid.settings import BUILTIN
 

@@ -1,6 +1,5 @@
 """Requests of the public services: every field rule, and the defaults of what was left open."""
 
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
@@ -9,6 +8,7 @@ from paperroute.v1 import ordering_pb2, search_pb2, writing_pb2
 from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import survey_service_pb2 as service_pb
 
+from gateway.jobs.values import JobFilter
 from services.common.categories import check_categories
 from services.common.fields import FieldChecks
 from services.common.languages import LANGUAGES
@@ -24,7 +24,8 @@ DEFAULT_PAGE_SIZE = 50
 WRITING_STAGES = ("plan", "summarize", "write", "frame")
 """Stages whose models write; that of `embed` is an encoder."""
 DAY_S = 86_400
-_SURVEY_ID = re.compile(r"[0-9a-f]{1,64}")
+MAX_PAGE_TOKEN = 200
+MAX_STATES = 10
 
 
 def check_create(request: service_pb.CreateSurveyRequest, now: datetime, allowed_models: str) -> None:
@@ -46,17 +47,32 @@ def check_create(request: service_pb.CreateSurveyRequest, now: datetime, allowed
     checks.finish()
 
 
-def check_list(request: service_pb.ListSurveysRequest) -> None:
-    """Check a ListSurveysRequest.
+def filter_of(request: service_pb.ListSurveysRequest, tenant: str) -> JobFilter:
+    """Return which surveys a ListSurveysRequest asks for; its page token is for the store to read.
 
     Raises:
         InvalidRequest: names every broken field.
     """
     checks = FieldChecks()
     checks.number("page_size", request.page_size, 1, 1_000)
-    is_token = not request.page_token or _SURVEY_ID.fullmatch(request.page_token) is not None
-    checks.require(is_token, "page_token", "next_page_token of the page before, or nothing")
+    checks.length("page_token", request.page_token, 0, MAX_PAGE_TOKEN)
+    checks.count("states", len(request.states), 0, MAX_STATES)
+    for position, state in enumerate(request.states[:MAX_STATES]):
+        checks.enum(f"states[{position}]", state, pb.SurveyState)
+        checks.require(state != pb.SURVEY_STATE_UNSPECIFIED, f"states[{position}]", "a state; none at all means all")
+    _check_labels(checks, request.labels)
+    moments = {}
+    for name in ("created_from", "created_before"):
+        if request.HasField(name) and check_moment(checks, name, getattr(request, name)):
+            moments[name] = moment_of(getattr(request, name)).timestamp()
     checks.finish()
+    return JobFilter(
+        tenant=tenant,
+        states=frozenset(request.states),
+        labels=tuple(sorted(request.labels.items())),
+        created_from=moments.get("created_from"),
+        created_before=moments.get("created_before"),
+    )
 
 
 def check_estimate(request: service_pb.EstimateSurveyRequest, now: datetime, allowed_models: str) -> None:

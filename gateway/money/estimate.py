@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import survey_service_pb2 as service_pb
 
-from gateway.costs import LOCAL_ENCODERS
+from gateway.money.costs import LOCAL_ENCODERS
 from services.common.paid.settings import BUILTIN
 from services.common.paid.usage import TokenUsage
 

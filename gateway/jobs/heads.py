@@ -1,0 +1,17 @@
+"""Surveys as lists show them."""
+
+from paperroute.v1 import survey_pb2 as pb
+
+from gateway.document.assemble import survey_of
+from gateway.document.draft import Draft
+
+NOT_IN_HEADS = ("papers", "chapters", "introduction", "closing", "search")
+"""Fields of a Survey that lists leave out."""
+
+
+def head_of(draft: Draft) -> pb.Survey:
+    """Return a survey without its texts and papers."""
+    survey = survey_of(draft)
+    for name in NOT_IN_HEADS:
+        survey.ClearField(name)
+    return survey

@@ -1,0 +1,182 @@
+"""Runs of surveys: from the turn a survey gets to its last event."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Protocol
+
+from opentelemetry import propagate
+from paperroute.v1 import survey_pb2 as pb
+from paperroute.v1 import survey_service_pb2 as service_pb
+
+from gateway.document.assemble import usage_of
+from gateway.document.draft import Draft, Part, PartKind
+from gateway.jobs.heads import head_of
+from gateway.jobs.values import Job, StaleRun
+from gateway.jobs.writer import RunWriter, SurveyWriter
+from gateway.money.costs import may_cost, settle
+from gateway.pipeline.pipeline import run_pipeline
+from gateway.pipeline.ports import EventOf
+from gateway.pipeline.run import Limits, Run
+from gateway.pipeline.stage_run import StageFailed
+from gateway.services import Services
+from services.common import telemetry
+from services.common.database import Database, clock_s
+from services.common.deadlines import Deadline
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+logger = logging.getLogger(__name__)
+
+
+class StepRunner(Protocol):
+    """Runs the steps of one run, each once."""
+
+    async def run_step(self, stage: pb.Stage.ValueType, work: Callable[[], Awaitable[None]]) -> None:
+        """Run a stage's work, unless this run has finished it before."""
+        ...
+
+
+@dataclass(kw_only=True, slots=True)
+class JobPorts:
+    """The ports of a run: steps into the journal, everything else into the gateway's tables."""
+
+    writer: RunWriter
+    steps: StepRunner
+
+    async def run_step(self, stage: pb.Stage.ValueType, work: Callable[[], Awaitable[None]]) -> None:
+        """Run a stage's work unless it is in the journal; what it brought is durable before the journal says so."""
+
+        async def durable() -> None:
+            await work()
+            await self.writer.flush()
+
+        await self.steps.run_step(stage, durable)
+
+    def emit(self, event: service_pb.WatchSurveyResponse, *parts: Part) -> None:
+        """Keep parts and number an event."""
+        self.writer.emit(event, *parts)
+
+    def keep(self, *parts: Part) -> None:
+        """Keep parts."""
+        self.writer.keep(*parts)
+
+    def show(self, place: str, event_of: EventOf) -> None:
+        """Tell how far something is."""
+        self.writer.show(place, event_of)
+
+    def cancelled(self) -> bool:
+        """Return whether the survey was cancelled, or is run by another."""
+        return self.writer.is_stale
+
+
+@dataclass(kw_only=True, slots=True)
+class Runs:
+    """Runs surveys of this replica; `run` is what the journal starts, and starts again after a restart."""
+
+    database: Database
+    writer: SurveyWriter
+    services: Services
+    limits: Limits
+    owner: str
+    ended: Callable[[str], None]
+    """Called with the id of a survey after its last event."""
+    under_way: dict[str, "asyncio.Task[pb.SurveyState.ValueType]"] = field(default_factory=dict)
+    attempts: dict[str, int] = field(default_factory=dict)
+    """Of the surveys under way here."""
+
+    async def run(self, survey_id: str, run: int, steps: StepRunner) -> None:
+        """Run a survey to its end, as far as it is this replica's to run."""
+        begun = await self.database.run(lambda connection: _begun(connection, survey_id, run, self.owner))
+        if begun is None:
+            return
+        job, draft, left_s = begun
+        try:
+            await self._run(job, draft, left_s, steps)
+        except StaleRun:
+            logger.info("survey %s is no longer run here", survey_id)
+
+    def stop(self, survey_id: str) -> None:
+        """End what runs of a survey here, at once; calls to models that are under way end in their services."""
+        task = self.under_way.get(survey_id)
+        if task:
+            task.cancel()
+
+    async def _run(self, job: Job, draft: Draft, left_s: float, steps: StepRunner) -> None:
+        writer = self.writer.of(job.survey_id, job.attempt)
+        writer.on_stale = lambda: self.stop(job.survey_id)
+        ports = JobPorts(writer=writer, steps=steps)
+        work = Run(
+            draft=draft,
+            tenant=job.tenant,
+            services=self.services,
+            ports=ports,
+            limits=self.limits,
+            deadline=Deadline.after(left_s),
+        )
+        task = self.under_way[job.survey_id] = asyncio.create_task(_traced(job, work))
+        self.attempts[job.survey_id] = job.attempt
+        try:
+            state = await task
+        except asyncio.CancelledError:
+            if writer.is_stale or task.cancelled():
+                return  # stopped here; its last event is there or will be told elsewhere
+            task.cancel()
+            raise
+        finally:
+            self.under_way.pop(job.survey_id, None)
+            self.attempts.pop(job.survey_id, None)
+        await self._end(job, work, writer, state)
+
+    async def _end(self, job: Job, run: Run, writer: RunWriter, state: pb.SurveyState.ValueType) -> None:
+        draft = run.draft
+        await writer.flush()
+        is_settled = not may_cost(draft) or await settle(draft, self.services, job.tenant)
+        draft.state, draft.finished_at = state, datetime.now(UTC)
+        reports = [run.part(PartKind.REPORT, report, str(stage)) for stage, report in list(draft.reports.items())]
+        head = head_of(draft)
+
+        def work(connection: "Connection") -> None:
+            from gateway.money import usage
+            from gateway.store import surveys
+
+            surveys.end(connection, job.survey_id, job.attempt, state, head, *reports, failure=draft.failure)
+            usage.record(connection, job, draft)
+            if is_settled:
+                surveys.settled(connection, job.survey_id)
+
+        await self.database.run(work)
+        self.ended(job.survey_id)
+
+
+async def _traced(job: Job, run: Run) -> pb.SurveyState.ValueType:
+    """Run the pipeline in the trace of the request that made the survey; return its last state."""
+    parent = propagate.extract({"traceparent": job.trace}) if job.trace else None
+    attributes: Mapping[str, str | int] = {
+        telemetry.SURVEY_ID: job.survey_id,
+        telemetry.TENANT: job.tenant,
+        telemetry.ATTEMPT: job.attempt,
+    }
+    draft = run.draft
+    with telemetry.span("survey.run", context=parent, attributes=attributes) as span:
+        try:
+            return await run_pipeline(run)
+        except StageFailed:
+            return pb.SURVEY_STATE_FAILED
+        finally:
+            span.set_attribute(telemetry.PAPER_COUNT, len(draft.search.papers) if draft.search else 0)
+            telemetry.set_usage(span, usage_of(draft))
+
+
+def _begun(connection: "Connection", survey_id: str, run: int, owner: str) -> tuple[Job, Draft, float] | None:
+    """Return a survey that begins now, its draft, and how many seconds it has; None if it is not to run."""
+    from gateway.store import surveys
+
+    job = surveys.begin(connection, survey_id, run, owner)
+    if job is None:
+        return None
+    left_s = (job.deadline_at or 0) - clock_s(connection)
+    return job, surveys.draft_of(connection, job), left_s

@@ -1,0 +1,1 @@
+"""A question becomes a survey: the stages, over the ports that whoever runs them provides."""

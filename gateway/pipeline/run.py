@@ -1,0 +1,122 @@
+"""What the stages of one run share: the draft, the services, the ports, the time that is left."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+import grpc
+from google.protobuf.message import Message
+from paperroute.v1 import embedding_service_pb2 as embedding_pb
+from paperroute.v1 import survey_pb2 as pb
+from paperroute.v1 import usage_pb2
+
+from gateway.document.draft import Draft, Part, PartKind, SectionPlace
+from gateway.pipeline.ports import Ports
+from gateway.pipeline.stage_run import StageBroke, StageFailed, StageRun, name_of, stage_run
+from gateway.services import Services, failure_of
+from services.common.deadlines import Deadline
+
+logger = logging.getLogger(__name__)
+MOST_S: Mapping[int, float] = {
+    pb.STAGE_PLAN: 60,
+    pb.STAGE_RETRIEVE: 300,
+    pb.STAGE_EMBED: 120,
+    pb.STAGE_ORDER: 60,
+    pb.STAGE_SUMMARIZE: 90,
+    pb.STAGE_WRITE: 180,
+    pb.STAGE_FRAME: 180,
+}
+"""Longest one call of a stage may take, in seconds, however much of the survey's time is left."""
+
+OUT_OF_TIME = "the survey's time was over"
+"""Why something was left out of a PARTIAL survey."""
+Failed = (grpc.aio.AioRpcError, TimeoutError)
+"""What a call to a service fails with."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """How much of one survey is under way at one time."""
+
+    summaries_in_flight: int
+    sections_in_flight: int
+
+
+@dataclass(kw_only=True, slots=True)
+class Run:
+    """What the stages of one run share."""
+
+    draft: Draft
+    tenant: str
+    services: Services
+    ports: Ports
+    limits: Limits
+    deadline: Deadline
+    attempts: dict[SectionPlace, int] = field(default_factory=dict)
+    """How often the text of a section was begun, by this run and those before."""
+    vectors: embedding_pb.EmbedPapersResponse | None = None
+    """With the vectors, which the draft does not keep."""
+
+    def timeout_s(self, stage: pb.Stage.ValueType) -> float:
+        """Return how long the next call may take.
+
+        Raises:
+            TimeoutError: nothing is left of the survey's time.
+        """
+        timeout = self.deadline.timeout_s(MOST_S[stage])
+        if timeout <= 0:
+            raise TimeoutError
+        return timeout
+
+    def call(self, max_cost_nano_usd: int | None = None) -> usage_pb2.CallContext:
+        """Return for whom the services work and what they may spend."""
+        return usage_pb2.CallContext(
+            tenant=self.tenant,
+            survey_id=self.draft.survey_id,
+            max_cost_nano_usd=max_cost_nano_usd,
+            cache_off=self.draft.spec.cache_off,
+        )
+
+    def keep(self, kind: PartKind, payload: Message | str, place: str = "") -> None:
+        """Add a part to the draft, durably."""
+        self.ports.keep(self.part(kind, payload, place))
+
+    def part(self, kind: PartKind, payload: Message | str, place: str = "") -> Part:
+        """Add a part to the draft and return it, to be kept together with an event."""
+        data = payload.encode() if isinstance(payload, str) else payload.SerializeToString()
+        part = Part(kind=kind, place=place, payload=data)
+        self.draft.add(part)
+        return part
+
+    def why_lost(self, error: BaseException) -> str:
+        """Return why a paper or a section had to be left out, in English."""
+        if self.deadline.is_over:
+            return OUT_OF_TIME
+        return error.code().name if isinstance(error, grpc.aio.AioRpcError) else "out of time"
+
+    async def stage(self, stage: pb.Stage.ValueType, work: Callable[[StageRun], Awaitable[None]]) -> None:
+        """Run a stage, unless it has finished before.
+
+        Raises:
+            StageFailed: the work raised, now or before; the draft says why.
+        """
+
+        async def step() -> None:
+            if self.draft.is_done(stage):
+                return
+            try:
+                async with stage_run(stage, self.draft, self.ports) as run:
+                    await work(run)
+            except StageBroke as broke:
+                cause = broke.__cause__ or broke
+                failure = failure_of(stage, cause, self.services.targets)
+                if failure.status == "INTERNAL":
+                    logger.error("stage %s failed by a bug", name_of(stage), exc_info=cause)
+                self.keep(PartKind.FAILURE, failure)
+
+        if self.ports.cancelled():
+            raise asyncio.CancelledError
+        await self.ports.run_step(stage, step)
+        if self.draft.failure and self.draft.failure.stage == stage:
+            raise StageFailed

@@ -1,0 +1,90 @@
+"""Guards: who may call a service. A server asks one before each call, and before the request is even read."""
+
+import contextlib
+import hashlib
+import hmac
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from pydantic import SecretStr
+
+from services.common.errors import PaperRouteError, Unauthenticated
+from services.common.handlers import Around, wrapped
+
+SERVICE_TOKEN_KEY = "paperroute-service-token"  # noqa: S105 - the name of the header
+"""Metadata key under which services prove each other that they belong together."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IncomingCall:
+    """A call before its request is read."""
+
+    method: str
+    """Path: "/paperroute.v1.SurveyService/GetSurvey"."""
+    metadata: Sequence[tuple[str, str | bytes]]
+    is_stream: bool
+    """Whether it is answered by a stream."""
+
+    def values_of(self, key: str) -> list[bytes]:
+        """Return the values of a metadata key; a client may send none, or several."""
+        found = [value for name, value in self.metadata if name == key]
+        return [value.encode(errors="surrogateescape") if isinstance(value, str) else value for value in found]
+
+
+Guard = Callable[[IncomingCall], Awaitable[Around | None]]
+"""Returns what to hold open while the call is handled, None for nothing; refuses it by raising one of our errors."""
+
+
+class GuardInterceptor(grpc.aio.ServerInterceptor):
+    """Asks the guard of each call's service. It stands inside of the interceptor that tells errors."""
+
+    def __init__(self, guard_of: Callable[[str], Guard | None]) -> None:
+        """Take what returns the guard for a method's path; None leaves the method open to everybody."""
+        self._guard_of = guard_of
+
+    async def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
+        """Wrap the handler of one RPC, or put one in its place that says why the call is refused."""
+        handler = await continuation(details)
+        guard = self._guard_of(details.method) if handler else None
+        if guard is None:
+            return handler
+        call = IncomingCall(
+            method=details.method,
+            metadata=tuple(details.invocation_metadata or ()),
+            is_stream=bool(handler.response_streaming),
+        )
+        try:
+            around = await guard(call)
+        except PaperRouteError as error:
+            return _refusing(handler, error)
+        return wrapped(handler, around) if around else handler
+
+
+def service_guard(token: SecretStr) -> Guard:
+    """Return the guard of what only other services may call: they send the token that all share."""
+    wanted = _digest(token.get_secret_value().encode())
+
+    async def guard(call: IncomingCall) -> None:  # noqa: RUF029 - guards are asked with await
+        given = call.values_of(SERVICE_TOKEN_KEY)
+        # Digests have one length, so that the comparison takes the same time for every token.
+        if len(given) != 1 or not hmac.compare_digest(_digest(given[0]), wanted):
+            raise Unauthenticated("other services call this one, with PAPERROUTE_SERVICE_TOKEN; it must be the same here")
+
+    return guard
+
+
+def _digest(token: bytes) -> bytes:
+    return hashlib.sha256(token).digest()
+
+
+def _refusing(handler: Any, error: PaperRouteError) -> Any:
+    """Return a handler of the same kind that raises the error and never reads the request."""
+
+    @contextlib.asynccontextmanager
+    async def around(_context: object) -> AsyncIterator[None]:
+        raise error
+        yield  # makes it a context manager
+
+    return wrapped(handler, around, deserializer=lambda _: bytes)
