@@ -9,6 +9,7 @@ from paperroute.v1 import ordering_service_pb2_grpc as ordering_grpc
 from paperroute.v1 import retrieval_service_pb2_grpc as retrieval_grpc
 from paperroute.v1 import summarization_service_pb2_grpc as summarization_grpc
 from paperroute.v1 import survey_pb2 as pb
+from pydantic import SecretStr
 
 from gateway.settings import GatewaySettings
 from services.common.channel import open_channel
@@ -46,11 +47,11 @@ class Services:
             await channel.close()
 
 
-def connect(settings: GatewaySettings) -> Services:
+def connect(settings: GatewaySettings, service_token: SecretStr | None = None) -> Services:
     """Return stubs for the targets of the settings; nothing is connected until the first call."""
     names = ("retrieval", "embedding", "ordering", "generation", "summarization")
     targets = {name: str(getattr(settings, name)) for name in names}
-    by_target = {target: open_channel(target) for target in targets.values()}
+    by_target = {target: open_channel(target, service_token=service_token) for target in targets.values()}
     return Services(
         retrieval=retrieval_grpc.RetrievalServiceStub(by_target[settings.retrieval]),
         embedding=embedding_grpc.EmbeddingServiceStub(by_target[settings.embedding]),

@@ -1,9 +1,12 @@
 """Settings of the gateway."""
 
-from pydantic import PositiveInt
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, PositiveInt
 from pydantic_settings import BaseSettings
 
-from services.common.settings import settings_config
+from services.common.settings import TokenSecret, settings_config
 
 
 class GatewaySettings(BaseSettings):
@@ -13,6 +16,20 @@ class GatewaySettings(BaseSettings):
 
     listen: str = "127.0.0.1:50050"
     """host:port of the gRPC listener; port 0 picks a free one."""
+    auth: Literal["off", "tokens"] = "off"
+    """tokens: each request needs one, which says whose tenant it acts for. off: everybody is the tenant "default"."""
+    admin_token: TokenSecret | None = None
+    """A token of the tenant "default" with the scope admin, with which the first tenants and tokens are made. At least
+    20 characters."""
+    tls_cert: Path | None = None
+    """PEM file of the listener's certificate with its chain; it is read again when it changes. None encrypts nothing."""
+    tls_key: Path | None = None
+    """PEM file of that certificate's key, without a password."""
+    tls_client_ca: Path | None = None
+    """PEM file of certificates, one of which must have signed that of every client; None asks clients for none."""
+    max_requests_per_s: float = Field(default=50.0, gt=0, le=100_000)
+    """Requests a second that one token may make, on each replica, where its tenant has no limit of its own; short
+    bursts may be twice that."""
     retrieval: str = "127.0.0.1:50051"
     """gRPC target of the retrieval service."""
     embedding: str = "127.0.0.1:50052"
@@ -26,7 +43,13 @@ class GatewaySettings(BaseSettings):
     survey_timeout_s: PositiveInt = 600
     """Longest a survey may take when its request does not say."""
     max_running_surveys: PositiveInt = 32
-    """Surveys under way at one time; another one is refused until one ends."""
+    """Surveys under way in this gateway at one time; others wait for their turn."""
+    max_running_surveys_per_tenant: PositiveInt = 32
+    """Surveys of one tenant under way at one time, in all gateways, where the tenant has no limit of its own."""
+    max_queued_surveys_per_tenant: PositiveInt = 1_000
+    """Surveys of one tenant that may wait for their turn, where the tenant has no limit of its own."""
+    max_queued_surveys: PositiveInt = 10_000
+    """Surveys of all tenants that may wait for their turn."""
     max_kept_surveys: PositiveInt = 1_000
     """Ended surveys kept for reading; the oldest goes first."""
     max_summaries_in_flight: PositiveInt = 160

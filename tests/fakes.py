@@ -153,6 +153,14 @@ class Fakes(
         await self._begin("ListEncoderCalls", request)
         return embedding_pb.ListEncoderCallsResponse()
 
+    async def DeleteCalls(self, request, context):
+        await self._begin("DeleteCalls", request)
+        return generation_pb.DeleteCallsResponse(deleted_count=3)
+
+    async def DeleteEncoderCalls(self, request, context):
+        await self._begin("DeleteEncoderCalls", request)
+        return embedding_pb.DeleteEncoderCallsResponse(deleted_count=1)
+
     async def WriteFrame(self, request, context):
         await self._begin("WriteFrame", request)
         heads = [

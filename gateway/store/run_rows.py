@@ -9,6 +9,7 @@ from paperroute.v1 import survey_pb2 as pb
 
 from gateway.document.draft import Part
 from gateway.store import events, parts
+from gateway.store.events import Event
 from services.common.database import clock_s
 
 if TYPE_CHECKING:
@@ -21,10 +22,10 @@ class Handed:
 
     survey_id: str
     attempt: int
-    events: Sequence[events.Event] = ()
+    events: Sequence[Event] = ()
     """To be numbered, in order. They get number and moment when they are written, also when that fails in the end."""
     parts: Sequence[Part] = ()
-    live: Mapping[str, events.Event] = field(default_factory=dict)
+    live: Mapping[str, Event] = field(default_factory=dict)
     """How far things are, by place."""
 
     @property
@@ -33,13 +34,10 @@ class Handed:
         return bool(self.events or self.parts)
 
 
-def write(connection: "Connection", handed: Sequence[Handed]) -> set[str]:
-    """Write what different surveys hand over, and return the ids of those whose attempt is not the one under way.
-
-    Of those nothing is written.
-    """
+def write(connection: "Connection", handed: Sequence[Handed]) -> list[Handed]:
+    """Write what surveys hand over but for what attempts do that are not under way any more, and return the latter."""
     now = clock_s(connection)
-    stale: set[str] = set()
+    stale: list[Handed] = []
     event_rows: list[dict[str, Any]] = []
     part_rows: list[dict[str, Any]] = []
     live_rows: list[dict[str, Any]] = []
@@ -47,7 +45,7 @@ def write(connection: "Connection", handed: Sequence[Handed]) -> set[str]:
     for each in sorted(handed, key=lambda each: each.survey_id):  # locked in one order by all who lock many
         last_number, version = _advance(connection, each)
         if last_number is None:
-            stale.add(each.survey_id)
+            stale.append(each)
             continue
         first = last_number - len(each.events) + 1
         event_rows += [

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 from pydantic import SecretStr
 
-from services.common.errors import PaperRouteError, Unauthenticated
+from services.common.errors import Unauthenticated
 from services.common.handlers import Around, wrapped
 
 SERVICE_TOKEN_KEY = "paperroute-service-token"  # noqa: S105 - the name of the header
@@ -57,7 +57,7 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
         )
         try:
             around = await guard(call)
-        except PaperRouteError as error:
+        except Exception as error:  # noqa: BLE001 - raised again where it becomes a status, bugs included
             return _refusing(handler, error)
         return wrapped(handler, around) if around else handler
 
@@ -66,11 +66,11 @@ def service_guard(token: SecretStr) -> Guard:
     """Return the guard of what only other services may call: they send the token that all share."""
     wanted = _digest(token.get_secret_value().encode())
 
-    async def guard(call: IncomingCall) -> None:  # noqa: RUF029 - guards are asked with await
+    async def guard(call: IncomingCall) -> None:
         given = call.values_of(SERVICE_TOKEN_KEY)
         # Digests have one length, so that the comparison takes the same time for every token.
         if len(given) != 1 or not hmac.compare_digest(_digest(given[0]), wanted):
-            raise Unauthenticated("other services call this one, with PAPERROUTE_SERVICE_TOKEN; it must be the same here")
+            raise Unauthenticated("only other services call this one, with the same PAPERROUTE_SERVICE_TOKEN as here")
 
     return guard
 
@@ -79,7 +79,7 @@ def _digest(token: bytes) -> bytes:
     return hashlib.sha256(token).digest()
 
 
-def _refusing(handler: Any, error: PaperRouteError) -> Any:
+def _refusing(handler: Any, error: Exception) -> Any:
     """Return a handler of the same kind that raises the error and never reads the request."""
 
     @contextlib.asynccontextmanager

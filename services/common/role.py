@@ -8,17 +8,31 @@ from typing import TypeVar
 from pydantic_settings import BaseSettings
 
 from services.common import telemetry
-from services.common.server import RoleServer
+from services.common.server import UNPROTECTED, Protection, RoleServer
 from services.common.settings import SettingsError, SharedSettings, load
 
 Settings = TypeVar("Settings", bound=BaseSettings)
 Mount = Callable[[RoleServer, Settings, SharedSettings], None]
 """Makes a service's objects and adds them to a server that is bound but not started."""
+ProtectionOf = Callable[[Settings, SharedSettings], Protection]
+"""Returns what keeps strangers from a role's services."""
 
 LEVELS = ("debug", "info", "warning", "error")
 
 
-async def serve_role(role: str, kind: type[Settings], mount: Mount[Settings]) -> None:
+def service_protection(_settings: BaseSettings, shared: SharedSettings) -> Protection:
+    """Return the protection of a role that only other services call: the token that all of them share.
+
+    It keeps strangers out, but encrypts nothing: between services that is the network's part.
+    """
+    token = shared.service_token
+    missing = () if token else UNPROTECTED.missing
+    return Protection(service_token=token, missing=missing, allow_insecure_listen=shared.allow_insecure_listen)
+
+
+async def serve_role(
+    role: str, kind: type[Settings], mount: Mount[Settings], protection_of: ProtectionOf[Settings] = service_protection
+) -> None:
     """Serve one role until a signal.
 
     Raises:
@@ -28,7 +42,7 @@ async def serve_role(role: str, kind: type[Settings], mount: Mount[Settings]) ->
     settings = load(kind)
     configure_logging(shared.log_level)
     flush = telemetry.configure(role, shared.otlp_endpoint)
-    host = RoleServer(listen_of(settings), allow_insecure_listen=shared.allow_insecure_listen)
+    host = RoleServer(listen_of(settings), protection_of(settings, shared))
     mount(host, settings, shared)
     try:
         await host.serve_until_signal(role)

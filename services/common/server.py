@@ -1,20 +1,26 @@
 """The server every role runs on: health, reflection, errors, traces, draining."""
 
 import asyncio
-import ipaddress
 import logging
+import shutil
 import signal
+import tempfile
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from pydantic import SecretStr
 
+from services.common.addresses import is_loopback
 from services.common.channel import MAX_MESSAGE_BYTES
 from services.common.error_interceptor import ErrorInterceptor
-from services.common.settings import SettingsError
+from services.common.guards import Guard, GuardInterceptor, service_guard
+from services.common.settings import PREFIX, SettingsError
 from services.common.telemetry import ServerTracing
+from services.common.tls import ServerTls
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -29,24 +35,47 @@ DRAIN_S = 10
 """Longest a stopping server waits for the calls under way."""
 
 
+_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Protection:
+    """What keeps strangers from the services of a server."""
+
+    service_token: SecretStr | None = None
+    """What callers of the services without a guard of their own must show; None lets everybody call them."""
+    tls: ServerTls | None = None
+    """Certificates of the port; None encrypts nothing."""
+    missing: tuple[str, ...] = (f"{PREFIX}SERVICE_TOKEN",)
+    """Settings without which strangers should not reach the server, so that it listens on loopback only."""
+    allow_insecure_listen: bool = False
+    """Whether it may listen elsewhere all the same."""
+
+
+UNPROTECTED = Protection()
+
+
 class RoleServer:
     """A gRPC server that services are mounted on; bound at once, serving after `start`."""
 
-    def __init__(self, listen: str, *, allow_insecure_listen: bool = False) -> None:
+    def __init__(self, listen: str, protection: Protection = UNPROTECTED) -> None:
         """Bind to `listen`, "host:port"; port 0 picks a free one.
 
         Raises:
-            SettingsError: the address is taken, malformed, or beyond loopback without `allow_insecure_listen`.
+            SettingsError: the address is taken, malformed, or beyond loopback without what protects it there; or the
+                certificates cannot be used.
         """
-        if not (allow_insecure_listen or is_loopback(listen)):
+        if protection.missing and not (protection.allow_insecure_listen or is_loopback(listen)):
             raise SettingsError(
                 [
-                    f"{listen}: refusing to listen beyond loopback without encryption and tokens; "
-                    "set PAPERROUTE_ALLOW_INSECURE_LISTEN=true where the network itself is protected"
+                    f"{listen}: refusing to listen beyond loopback without {', '.join(protection.missing)}; "
+                    f"set {PREFIX}ALLOW_INSECURE_LISTEN=true only where the network itself is protected"
                 ]
             )
+        self._guards: dict[str, Guard] = {}
+        self._service_guard = service_guard(protection.service_token) if protection.service_token else None
         self.server = grpc.aio.server(
-            interceptors=[ServerTracing(), ErrorInterceptor()],
+            interceptors=[ServerTracing(), ErrorInterceptor(), GuardInterceptor(self._guard_of)],
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -58,8 +87,12 @@ class RoleServer:
                 ("grpc.so_reuseport", 0),  # two servers on one port would each get half of the calls
             ],
         )
+        self._is_encrypted = protection.tls is not None
         try:
-            self.port = self.server.add_insecure_port(listen)
+            if protection.tls:
+                self.port = self.server.add_secure_port(listen, protection.tls.credentials())
+            else:
+                self.port = self.server.add_insecure_port(listen)
         except RuntimeError as error:
             raise SettingsError([f"{listen}: cannot listen there; is it in use?"]) from error
         self.address = f"{listen.rpartition(':')[0]}:{self.port}"
@@ -68,11 +101,42 @@ class RoleServer:
         self._closers: list[Callable[[], Awaitable[None]]] = []
         self._shared: dict[str, Any] = {}
 
-    def mounted(self, service_name: str, close: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Announce a service that was added to `server`, and what to await once its calls have ended."""
+    def mounted(
+        self, service_name: str, close: Callable[[], Awaitable[None]] | None = None, guard: Guard | None = None
+    ) -> None:
+        """Announce a service that was added to `server`.
+
+        Args:
+            service_name: "paperroute.v1.OrderingService".
+            close: awaited once its calls have ended; what was announced last is closed first.
+            guard: says who may call it, and reflection too; None leaves it to other services, which show the service
+                token where there is one.
+        """
         self._names.append(service_name)
         if close:
             self._closers.append(close)
+        if guard:
+            self._guards[service_name] = guard
+            self._guards.setdefault(reflection.SERVICE_NAME, guard)
+
+    def inner_address(self) -> str:
+        """Return where the roles on this server reach each other; to be asked before `start`.
+
+        It is `address`, unless that is encrypted: the certificate names the public host, and clients may need one of
+        their own. Then it is a socket in a folder that only this user can enter.
+        """
+        if not self._is_encrypted:
+            return self.address
+
+        def make() -> str:
+            folder = tempfile.mkdtemp(prefix="paperroute-")  # mode 0700
+            self.server.add_insecure_port(f"unix:{folder}/inner")
+            return folder
+
+        async def remove(folder: str) -> None:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+        return f"unix:{self.once('inner socket', make, remove)}/inner"
 
     def once(self, name: str, make: Callable[[], T], close: Callable[[T], Awaitable[None]]) -> T:
         """Return what roles on this server share: made by the first that asks, closed with `close` at the end."""
@@ -85,8 +149,7 @@ class RoleServer:
     async def start(self) -> None:
         """Begin to serve; from then on health says SERVING."""
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
-        health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-        reflection.enable_server_reflection((*self._names, health_name, reflection.SERVICE_NAME), self.server)
+        reflection.enable_server_reflection((*self._names, _HEALTH, reflection.SERVICE_NAME), self.server)
         await self.server.start()
         for name in ("", *self._names):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -112,13 +175,6 @@ class RoleServer:
             logger.info("%s is stopping", label)
             await self.stop()
 
-
-def is_loopback(listen: str) -> bool:
-    """Return whether nobody on another machine can reach the address."""
-    host = listen.rpartition(":")[0].strip("[]")
-    if listen.startswith("unix:") or host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    def _guard_of(self, method: str) -> Guard | None:
+        service = method.lstrip("/").rpartition("/")[0]
+        return None if service == _HEALTH else self._guards.get(service, self._service_guard)

@@ -1,18 +1,17 @@
 """Certificates: of a server, read again when their files change, and of a client."""
 
+import contextlib
 import logging
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import grpc
 
 from services.common.settings import PREFIX, ClientSettings, SettingsError
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 SYSTEM = "system"
 """Stands for the certificates that everybody trusts, as they come with grpc."""
 
@@ -38,7 +37,9 @@ class ServerTls:
         """
         changed = _Changed(self)
         return grpc.dynamic_ssl_server_credentials(
-            changed.first(), changed, require_client_authentication=self.client_ca is not None
+            changed.first(),
+            changed,  # type: ignore[arg-type] # None means no change: so says grpc, but not its types
+            require_client_authentication=self.client_ca is not None,
         )
 
     def read(self) -> grpc.ServerCertificateConfiguration:
@@ -70,9 +71,9 @@ class _Changed:
         self._seen: object = None
 
     def first(self) -> grpc.ServerCertificateConfiguration:
-        configuration = self._tls.read()
-        self._seen = self._tls.state()
-        return configuration
+        with contextlib.suppress(OSError):  # `read` says which file is missing
+            self._seen = self._tls.state()
+        return self._tls.read()
 
     def __call__(self) -> grpc.ServerCertificateConfiguration | None:
         try:

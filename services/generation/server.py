@@ -21,7 +21,7 @@ def mount(host: RoleServer, settings: GenerationSettings, shared: SharedSettings
         SettingsError: a default model is not one there is.
     """
     parts = parts_of(host, shared)
-    channel = open_channel(settings.embedding)
+    channel = open_channel(settings.embedding, service_token=shared.service_token)
     vectors = EmbeddedTexts(embedding_grpc.EmbeddingServiceStub(channel))
     engines = Engines(parts.providers, parts.calls, vectors)
     engines.require_defaults(parts.models, ("plan", "write", "frame"))

@@ -16,6 +16,7 @@ from services.common.paid.calls import PaidCalls
 from services.common.paid.settings import ModelSettings
 from services.common.telemetry import annotate
 from services.generation import convert
+from services.generation.capacity import Capacity
 from services.generation.engines import Engines
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -77,9 +78,10 @@ class GenerationService(pb_grpc.GenerationServiceServicer):
 class SummarizationService(summarization_pb_grpc.SummarizationServiceServicer):
     """Serves SummarizationService."""
 
-    def __init__(self, models: ModelSettings, engines: Engines) -> None:
+    def __init__(self, models: ModelSettings, engines: Engines, capacity: Capacity) -> None:
         self._models = models
         self._engines = engines
+        self._capacity = capacity
 
     async def SummarizePaper(
         self, request: summarization_pb.SummarizePaperRequest, context: Context
@@ -87,11 +89,12 @@ class SummarizationService(summarization_pb_grpc.SummarizationServiceServicer):
         """Return what problem a paper takes up and how."""
         task = convert.summary_task_of(request, self._engines)
         engine = self._engines.of(request.model or self._models.summarize)
-        caller = caller_of(
-            request.call,
-            Deadline.of_rpc(context, MOST_S),
-            stage="summarize",
-            item=task.paper.paper_id,
-            priority=Priority.BULK,
-        )
-        return convert.summary_response_of(await engine.summarize_paper(task, caller))
+        async with self._capacity.place(f"{request.call.tenant}/{request.call.survey_id}"):
+            caller = caller_of(
+                request.call,
+                Deadline.of_rpc(context, MOST_S),
+                stage="summarize",
+                item=task.paper.paper_id,
+                priority=Priority.BULK,
+            )
+            return convert.summary_response_of(await engine.summarize_paper(task, caller))

@@ -1,5 +1,6 @@
 """Settings of the two roles that write; which model does what is in `services.common.paid.settings`."""
 
+from pydantic import PositiveInt
 from pydantic_settings import BaseSettings
 
 from services.common.settings import settings_config
@@ -23,3 +24,6 @@ class SummarizationSettings(BaseSettings):
 
     listen: str = "127.0.0.1:50055"
     """host:port of the gRPC listener; port 0 picks a free one."""
+    max_papers_in_flight: PositiveInt = 128
+    """Papers this worker has in hand at one time; half as many may wait, and what comes then is sent to another worker.
+    With a model that takes 2 s they keep about half a core busy."""

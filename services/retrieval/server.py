@@ -35,7 +35,7 @@ def mount(host: RoleServer, settings: RetrievalSettings, shared: SharedSettings)
     store = open_store(shared)
     gate = RequestGate(store, spacing_s=settings.request_spacing_s, cooldown_s=settings.cooldown_s)
     cache = PageCache(store, settings.arxiv_url, settings.max_cache_bytes)
-    channel = open_channel(settings.embedding)
+    channel = open_channel(settings.embedding, service_token=shared.service_token)
     embedding = embedding_grpc.EmbeddingServiceStub(channel)
     client = ArxivClient(settings.arxiv_url, user_agent=f"PaperRoute/{version('paperroute')}")
     arxiv = partial(

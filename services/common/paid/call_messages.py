@@ -40,6 +40,7 @@ def _message_of(call: ListedCall) -> usage_pb2.RecordedCall:
         price_version=call.price_version,
         prompt_id=call.prompt_id,
         response_id=call.response_id,
+        worst_cost_nano_usd=call.worst_nano_usd,
     )
 
 

@@ -38,6 +38,8 @@ class Purse:
         """Fill it; None means without limit."""
         self._limit = limit_nano_usd
         self._taken = 0
+        self.is_reached = False
+        """Whether a call was left out because it could have cost more than was left."""
 
     def reserve(self, model: str, worst_nano_usd: int | None) -> int:
         """Set aside the most that a call can cost and return it.
@@ -51,6 +53,7 @@ class Purse:
         if worst_nano_usd is None:
             raise Unpriced(model)
         if self._taken + worst_nano_usd > self._limit:
+            self.is_reached = True
             raise BudgetReached(self._limit)
         self._taken += worst_nano_usd
         return worst_nano_usd

@@ -95,6 +95,9 @@ class Reaction:
     """Whether another model may stand in afterwards; otherwise the operator has to change a setting."""
 
 
+MAY_BE_PAID = frozenset({FaultKind.TIMEOUT, FaultKind.TRUNCATED, FaultKind.MALFORMED})
+"""Faults of requests that the provider has taken on: where it does not say what it will bill, nobody knows."""
+
 REACTIONS: Mapping[FaultKind, Reaction] = {
     FaultKind.RATE_LIMIT: Reaction(max_retries=-1, pauses_everyone=True),
     FaultKind.OVERLOADED: Reaction(max_retries=4),

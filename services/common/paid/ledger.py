@@ -82,16 +82,26 @@ class Ledger:
         self._tidying: asyncio.Task[None] | None = None
         self._next_tidy = 0.0
 
-    async def claim(self, key: str, call: "PaidCall", caller: Caller) -> Claimed | Recorded | Busy:
+    async def claim(
+        self, key: str, call: "PaidCall", caller: Caller, worst_nano_usd: int | None = None
+    ) -> Claimed | Recorded | Busy:
         """Return the recorded answer, that another process asks now, or that the caller is to ask.
 
         What is claimed must be finished or released; until then its lease is renewed.
+
+        Args:
+            key: as `key_of` returns it.
+            call: what to ask.
+            caller: who pays.
+            worst_nano_usd: the most the call can cost; None where its price is unknown.
 
         Raises:
             NotReady: the ledger cannot be opened.
             UpstreamFailed: it does not answer.
         """
-        found = await self._write(key, lambda rows: rows.claim(key, call, caller, lease_s=LEASE_S))
+        found = await self._write(
+            key, lambda rows: rows.claim(key, call, caller, lease_s=LEASE_S, worst_nano_usd=worst_nano_usd)
+        )
         if isinstance(found, Claimed):
             self._hold(found.call_id)
             if found.took_over:

@@ -76,7 +76,9 @@ class LedgerRows:
 
         return cls(connection=connection, table=tables_of(owner).call, now=clock_s(connection))
 
-    def claim(self, key: str, call: "PaidCall", caller: Caller, *, lease_s: float) -> Claimed | Recorded | Busy:
+    def claim(
+        self, key: str, call: "PaidCall", caller: Caller, *, lease_s: float, worst_nano_usd: int | None
+    ) -> Claimed | Recorded | Busy:
         """Return the recorded answer, that another is asking, or that the caller is to ask: its row is in flight."""
         from sqlalchemy import select
 
@@ -91,8 +93,15 @@ class LedgerRows:
             return Busy()
         if row is not None:
             self._change(row.call_id, {"state": CallState.LOST.value, "finished_at": row.lease_until})
-        call_id = self._begin(key, call, caller, self.now + lease_s)
-        return Claimed(call_id=call_id, key=key, started_at=self.now, took_over=row is not None)
+        call_id = self._begin(key, call, caller, self.now + lease_s, worst_nano_usd)
+        is_mine = row is not None and (row.tenant, row.survey_id) == (caller.tenant, caller.survey_id)
+        return Claimed(
+            call_id=call_id,
+            key=key,
+            started_at=self.now,
+            took_over=row is not None,
+            lost_nano_usd=row.worst_cost_nano_usd or 0 if row is not None and is_mine else 0,
+        )
 
     def finish(self, claimed: Claimed, finished: Finished) -> None:
         """Record what became of a call.
@@ -213,7 +222,9 @@ class LedgerRows:
         calls = tuple(_listed(row, self.now) for row in rows[:size])
         return CallPage(calls=calls, next_page_token=str(rows[size - 1].number) if len(rows) > size else "")
 
-    def _begin(self, key: str, call: "PaidCall", caller: Caller, lease_until: float) -> str:
+    def _begin(
+        self, key: str, call: "PaidCall", caller: Caller, lease_until: float, worst_nano_usd: int | None
+    ) -> str:
         from sqlalchemy import insert
 
         call_id = uuid.uuid4().hex
@@ -233,6 +244,7 @@ class LedgerRows:
             "used_at": self.now,
             "is_estimated": False,
             "price_source": PriceSource.UNPRICED.value,
+            "worst_cost_nano_usd": worst_nano_usd,
         }
         # Given as parameters, not as a part of the statement: building that for each row takes longer than running it.
         self.connection.execute(insert(self.table), values)
@@ -279,6 +291,7 @@ def _listed(row: "Row[Any]", now: float) -> ListedCall:
         price_version=row.price_version,
         prompt_id=row.prompt_id,
         response_id=row.response_id,
+        worst_nano_usd=row.worst_cost_nano_usd,
     )
 
 

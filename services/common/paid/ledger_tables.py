@@ -70,7 +70,8 @@ def tables_of(owner: str) -> LedgerTables:
         Column("price_version", Text, nullable=False, server_default=""),
         Column("response_id", Text, nullable=False, server_default=""),
         Column("size_bytes", BigInteger, nullable=False, server_default="0"),  # of the answer as it is kept
-        Column("answer", LargeBinary),  # compressed; last, so that reading the others does not read it
+        Column("answer", LargeBinary),  # compressed; behind what is read without it
+        Column("worst_cost_nano_usd", BigInteger),  # the most it could cost when it was sent; NULL where unpriced
     )
     Index(f"{owner}_call_key", call.c.key, unique=True, sqlite_where=HOLDS_KEY, postgresql_where=HOLDS_KEY)
     Index(f"{owner}_call_survey", call.c.tenant, call.c.survey_id, call.c.number)

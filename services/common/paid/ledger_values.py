@@ -61,6 +61,8 @@ class Claimed:
     """Seconds since 1970, by the database's clock."""
     took_over: bool
     """Whether the process that made the call before is taken for dead."""
+    lost_nano_usd: int = 0
+    """The most that its call, which nobody will know the cost of, may have cost the same survey."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +100,8 @@ class ListedCall:
     price_version: str
     prompt_id: str
     response_id: str
+    worst_nano_usd: int | None = None
+    """The most it could cost when it was sent; None where the price was unknown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,9 +8,11 @@ from paperroute.v1 import generation_service_pb2 as generation_pb
 from paperroute.v1 import ordering_pb2, usage_pb2
 from paperroute.v1 import ordering_service_pb2 as ordering_pb
 from paperroute.v1 import retrieval_service_pb2 as retrieval_pb
+from paperroute.v1 import summarization_service_pb2 as summarization_pb
 from paperroute.v1 import survey_pb2 as pb
 
-from gateway.document.assemble import Draft, survey_of, total_usage
+from gateway.document.assemble import survey_of, total_usage
+from gateway.document.draft import Draft
 from gateway.document.export_markdown import markdown_of
 from services.common.papers import message_of
 
@@ -23,7 +25,7 @@ def draft(**fields: object) -> Draft:
         spec=pb.SurveySpec(question="Which names?"),
         labels={},
         created_at=MOMENT,
-        language="en",
+        plan=generation_pb.PlanSearchResponse(language="en", search_terms=["name"]),
         **fields,
     )
 
@@ -38,7 +40,9 @@ def written_draft(text: str, introduction: str = "About [P1].") -> Draft:
         order=ordering_pb.OrderPapersResponse(
             paper_ids=ids, chapters=[ordering_pb.RouteChapter(sections=[section])], points=[ordering_pb2.MapPoint()] * 3
         ),
-        summaries={paper_id: f"Summary of {paper_id} <b>." for paper_id in ids},
+        summaries={
+            paper_id: summarization_pb.SummarizePaperResponse(summary=f"Summary of {paper_id} <b>.") for paper_id in ids
+        },
         sections={(1, 1): generation_pb.SectionText(title="S", text=text, model="fake:m")},
         frame=generation_pb.FrameText(
             title="A <b>title</b>",
