@@ -7,7 +7,7 @@ Q ?= What are the recent technical trends around LoRA for image generation?
 # Neither the demo nor a test may ever reach a paid model, whatever the shell that starts them holds.
 CLEAN_ENV := env -u OPENAI_API_KEY -u ANTHROPIC_API_KEY -u GEMINI_API_KEY -u GOOGLE_API_KEY
 
-.PHONY: bench-governor bench-ordering bench-recall bench-retrieval demo test check generate lock clean
+.PHONY: bench-gateway bench-governor bench-ordering bench-recall bench-retrieval demo test check generate lock clean
 
 # Installs again when the lock, the package or a contract changed.
 $(VENV)/.ready: requirements.lock pyproject.toml hatch_build.py $(wildcard protos/paperroute/v1/*.proto)
@@ -38,6 +38,9 @@ bench-retrieval: $(VENV)/.ready
 
 bench-governor: $(VENV)/.ready
 	$(CLEAN_ENV) PYTHONPATH=tests $(BIN)/python tests/bench/bench_governor.py
+
+bench-gateway: $(VENV)/.ready
+	$(CLEAN_ENV) PYTHONPATH=tests $(BIN)/python tests/bench/bench_gateway.py
 
 bench-recall: $(VENV)/.ready
 	$(CLEAN_ENV) PYTHONPATH=tests $(BIN)/python tests/bench/bench_recall.py

@@ -1,11 +1,14 @@
-"""All roles in one process on one loopback port, calling each other through real channels."""
+"""All roles in one process on one port, calling each other through real channels."""
 
 import contextlib
+import secrets
 from collections.abc import AsyncIterator
 from typing import Any
 
+from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
+from gateway.access.access import protection_of
 from gateway.roles import ROLES
 from services.common.role import configure_logging, listen_of
 from services.common.server import RoleServer
@@ -14,29 +17,45 @@ from services.common.telemetry import configure
 
 
 @contextlib.asynccontextmanager
-async def embedded(listen: str | None = "127.0.0.1:0") -> AsyncIterator[str]:
+async def embedded(listen: str | None = "127.0.0.1:0", *, can_recover: bool = False) -> AsyncIterator[str]:
     """Serve every role and yield the address; all are stopped at the end.
 
+    The services behind the gateway share its port, so they always want a service token: that of the settings, else one
+    that nobody outside of the process knows.
+
     Args:
-        listen: "host:port"; port 0 picks a free one, None takes the gateway's setting.
+        listen: "host:port"; port 0 picks a free one, and nothing is encrypted: it is for this machine, for as long as
+            its caller asks. None takes the gateway's settings for both, and serves like a gateway.
+        can_recover: whether what is for this machine takes up surveys that were interrupted before.
 
     Raises:
         SettingsError: the environment or the address cannot be used.
     """
     shared = load(SharedSettings)
+    shared = shared.model_copy(update={"service_token": shared.service_token or SecretStr(secrets.token_urlsafe(32))})
     settings = {role: load(entry.settings()) for role, entry in ROLES.items()}
+    if listen is not None:  # what others asked for is left to those who serve them
+        own = {"take_over": can_recover, "own_only": True}
+        settings["gateway"] = settings["gateway"].model_copy(update=own)
     configure_logging(shared.log_level)
-    address = listen_of(settings["gateway"]) if listen is None else listen
-    host = RoleServer(address, allow_insecure_listen=shared.allow_insecure_listen)
+    host = _host(settings["gateway"], shared, listen)
     flush = configure("embedded", shared.otlp_endpoint)
+    inner = host.inner_address()
     for role, entry in ROLES.items():
-        entry.mount()(host, _embedded_settings(settings[role], host.address), shared)
+        entry.mount()(host, _embedded_settings(settings[role], inner), shared)
     await host.start()
     try:
         yield host.address
     finally:
         await host.stop(drain_s=1)
         flush()
+
+
+def _host(gateway: Any, shared: SharedSettings, listen: str | None) -> RoleServer:  # Any: the settings of the gateway
+    if listen is None:
+        return RoleServer(listen_of(gateway), protection_of(gateway, shared))
+    unencrypted = gateway.model_copy(update=dict.fromkeys(("tls_cert", "tls_key", "tls_client_ca")))
+    return RoleServer(listen, protection_of(unencrypted, shared))
 
 
 def _embedded_settings(settings: BaseSettings, address: str) -> Any:

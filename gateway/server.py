@@ -1,27 +1,109 @@
 """Builds the gateway; `paperroute serve gateway` runs its main()."""
 
-from paperroute.v1 import survey_service_pb2_grpc as pb_grpc
+from paperroute.v1 import admin_service_pb2_grpc as admin_grpc
+from paperroute.v1 import survey_service_pb2_grpc as survey_grpc
+from paperroute.v1 import usage_service_pb2_grpc as usage_grpc
 
+from gateway.access.access import access_of, protection_of
+from gateway.api.admin_service import AdminService
 from gateway.api.survey_service import SurveyService
+from gateway.api.usage_service import UsageService
+from gateway.jobs.desk import Desk
+from gateway.jobs.durable import Durable
+from gateway.jobs.replicas import replica_locks
+from gateway.jobs.runs import Runs
+from gateway.jobs.turns import TurnLimits, Turns
+from gateway.jobs.upkeep import Upkeep
+from gateway.jobs.watching import WatchHub
+from gateway.jobs.writer import SurveyWriter
+from gateway.money.budget import Budgets
+from gateway.pipeline.patience import Patience
 from gateway.services import connect
 from gateway.settings import GatewaySettings
+from gateway.store.schema import gateway_database
 from services.common.paid.prices import PriceBook
 from services.common.paid.settings import ModelSettings, PaidSettings
 from services.common.role import serve_role
 from services.common.server import RoleServer
 from services.common.settings import SharedSettings, load
 
-SERVICE = "paperroute.v1.SurveyService"
+SURVEYS = "paperroute.v1.SurveyService"
+USAGE = "paperroute.v1.UsageService"
+ADMIN = "paperroute.v1.AdminService"
 
 
-def mount(host: RoleServer, settings: GatewaySettings, shared: SharedSettings) -> None:  # noqa: ARG001 - every role's form
-    """Add SurveyService to a server, with channels to the services of the settings."""
-    prices = PriceBook(load(PaidSettings).prices)
-    service = SurveyService(settings, connect(settings), load(ModelSettings), prices)
-    pb_grpc.add_SurveyServiceServicer_to_server(service, host.server)
-    host.mounted(SERVICE, service.close)
+def mount(host: RoleServer, settings: GatewaySettings, shared: SharedSettings) -> None:
+    """Add the public services to a server, with channels to the services of the settings.
+
+    Raises:
+        SettingsError: prices or models of the settings cannot be used.
+    """
+    prices, models = PriceBook(load(PaidSettings).prices), load(ModelSettings)
+    host.opening(lambda: _open(host, settings, shared, prices, models))
+
+
+async def _open(
+    host: RoleServer, settings: GatewaySettings, shared: SharedSettings, prices: PriceBook, models: ModelSettings
+) -> None:
+    """Make the gateway's objects in the loop that serves: what is resumed runs on it, over its channels."""
+    database = gateway_database(shared)
+    services = connect(settings, shared.service_token)
+    access = access_of(settings, database)
+    budgets = Budgets(database, services, prices)
+    hub = WatchHub(database)
+    writer = SurveyWriter(database, hub)
+    locks = replica_locks(shared)
+    runs = Runs(
+        database=database,
+        writer=writer,
+        services=services,
+        patience=Patience(settings.max_summaries_in_flight),
+        budgets=budgets,
+        tenants=access.limits,
+        sections_in_flight=settings.max_sections_in_flight,
+        owner=await locks.acquire(),
+    )
+    durable = Durable(shared, runs.run, runs.owner)
+    turns = Turns(database, durable, locks, _turn_limits(settings), runs=runs, changed=hub.changed)
+    runs.ended = turns.poke
+    upkeep = Upkeep(database, services, retention_days=settings.retention_days)
+    desk = Desk(database=database, hub=hub, turns=turns, runs=runs, durable=durable, upkeep=upkeep)
+
+    async def close() -> None:
+        """Stop what runs here, the last one made first; surveys under way are left for others to take over."""
+        await upkeep.close()
+        await turns.close()
+        await durable.close()
+        await writer.close()
+        await locks.close()
+        await access.close()
+        await services.close()
+        await database.close()
+
+    surveys = SurveyService(
+        settings, desk, tenants=access.limits, budgets=budgets, models=models, prices=prices
+    )
+    survey_grpc.add_SurveyServiceServicer_to_server(surveys, host.server)
+    usage_grpc.add_UsageServiceServicer_to_server(UsageService(database), host.server)
+    admin_grpc.add_AdminServiceServicer_to_server(AdminService(database, access), host.server)
+    host.mounted(SURVEYS, close, access.guard)
+    host.mounted(USAGE, None, access.guard)
+    host.mounted(ADMIN, None, access.guard)
+    host.draining(hub.close)
+    await durable.launch()
+    await turns.start()
+    upkeep.start()
+
+
+def _turn_limits(settings: GatewaySettings) -> TurnLimits:
+    return TurnLimits(
+        max_running=settings.max_running_surveys,
+        max_running_per_tenant=settings.max_running_surveys_per_tenant,
+        can_recover=settings.take_over,
+        own_only=settings.own_only,
+    )
 
 
 async def main() -> None:
     """Serve the gateway until a signal."""
-    await serve_role("gateway", GatewaySettings, mount)
+    await serve_role("gateway", GatewaySettings, mount, protection_of)

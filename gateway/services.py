@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from gateway.settings import GatewaySettings
 from services.common.channel import open_channel
-from services.common.errors import reason_in
+from services.common.errors import PaperRouteError, reason_in
 
 SERVICE_OF = {
     pb.STAGE_PLAN: "generation",
@@ -71,6 +71,8 @@ def failure_of(stage: pb.Stage.ValueType, error: BaseException, targets: dict[st
         failure.status = error.code().name
         failure.reason = reason_in(error)
         failure.message = _advice(error, name, targets.get(name, ""))
+    elif isinstance(error, PaperRouteError):
+        failure.status, failure.reason, failure.message = error.code.name, error.reason, error.message
     elif isinstance(error, TimeoutError):
         failure.status = failure.reason = "DEADLINE_EXCEEDED"
         failure.message = "the survey's time was over; ask for fewer papers or allow more time (timeout_ms)"

@@ -50,8 +50,12 @@ class GatewaySettings(BaseSettings):
     """Surveys of one tenant that may wait for their turn, where the tenant has no limit of its own."""
     max_queued_surveys: PositiveInt = 10_000
     """Surveys of all tenants that may wait for their turn."""
-    max_kept_surveys: PositiveInt = 1_000
-    """Ended surveys kept for reading; the oldest goes first."""
+    retention_days: PositiveInt = 90
+    """Age from which ended surveys are removed with their questions and texts; what they cost is kept."""
+    take_over: bool = True
+    """Whether it goes on with surveys that other gateways on its database left behind when they died."""
+    own_only: bool = False
+    """Whether it runs only surveys that it was asked for itself."""
     max_summaries_in_flight: PositiveInt = 160
     """Papers of one survey that are summarized at one time."""
     max_sections_in_flight: PositiveInt = 64

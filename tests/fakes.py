@@ -62,7 +62,11 @@ class Fakes(
     generation_grpc.GenerationServiceServicer,
     summarization_grpc.SummarizationServiceServicer,
 ):
-    """All five. `before[method]` is awaited with the request before the method answers; it may wait or raise."""
+    """All five. `before[method]` is awaited with the request before the method answers; it may wait or raise.
+
+    `before["WriteSection midway"]` is awaited when half of the text is out, and `before["WriteSection end"]` before the
+    section is finished; the first may return an event to be sent.
+    """
 
     found: list[Paper] = field(default_factory=lambda: papers(20))
     section_size: int = 5
@@ -136,8 +140,17 @@ class Fakes(
     async def WriteSection(self, request, context):
         await self._begin("WriteSection", request)
         text = self.text_of(request)
-        for at in range(0, len(text), 11):
-            yield generation_pb.WriteSectionResponse(text_delta=text[at : at + 11])
+        pieces = [text[at : at + 11] for at in range(0, len(text), 11)]
+        for piece in pieces[: len(pieces) // 2]:
+            yield generation_pb.WriteSectionResponse(text_delta=piece)
+        if "WriteSection midway" in self.before:
+            event = await self.before["WriteSection midway"](request)
+            if event:
+                yield event
+        for piece in pieces[len(pieces) // 2 :]:
+            yield generation_pb.WriteSectionResponse(text_delta=piece)
+        if "WriteSection end" in self.before:
+            await self.before["WriteSection end"](request)
         title = f"Section {request.chapter_number}.{request.section_number}"
         yield generation_pb.WriteSectionResponse(
             finished=generation_pb.SectionText(

@@ -24,7 +24,7 @@ class Gateway:
     """A client of a gateway under test."""
 
     def __init__(self, channel: grpc.aio.Channel, fakes: Fakes) -> None:
-        self.stub, self.fakes = pb_grpc.SurveyServiceStub(channel), fakes
+        self.channel, self.stub, self.fakes = channel, pb_grpc.SurveyServiceStub(channel), fakes
 
     async def create(self, spec: pb.SurveySpec = SPEC, **fields: Any) -> str:
         request = service_pb.CreateSurveyRequest(spec=spec, **fields)
@@ -36,6 +36,12 @@ class Gateway:
     async def events(self, survey_id: str, after: int = 0) -> list[service_pb.WatchSurveyResponse]:
         request = service_pb.WatchSurveyRequest(survey_id=survey_id, after_number=after)
         return [event async for event in self.stub.WatchSurvey(request, timeout=30)]
+
+    def watch(self, survey_id: str, after: int = 0) -> Any:
+        return self.stub.WatchSurvey(service_pb.WatchSurveyRequest(survey_id=survey_id, after_number=after), timeout=30)
+
+    async def resume(self, survey_id: str) -> pb.Survey:
+        return (await self.stub.ResumeSurvey(service_pb.ResumeSurveyRequest(survey_id=survey_id), timeout=5)).survey
 
     async def first(self, survey_id: str, is_wanted: Callable[[service_pb.WatchSurveyResponse], bool]) -> Any:
         call = self.stub.WatchSurvey(service_pb.WatchSurveyRequest(survey_id=survey_id), timeout=30)

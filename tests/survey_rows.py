@@ -1,19 +1,22 @@
 """Gateway databases to test with, in SQLite and in PostgreSQL, and surveys to put into them."""
 
+import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import pytest
 from paperroute.v1 import generation_service_pb2 as generation_pb
 from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import survey_service_pb2 as service_pb
-from postgres import database_url, postgres  # noqa: F401  # fixtures
+from postgres import new_database
 
 from gateway.document.draft import Part, PartKind
 from gateway.jobs.values import Job, NewJob, QueueLimits
 from gateway.store.schema import gateway_database
 from services.common.database import Database
+from services.common.errors import UpstreamFailed
 from services.common.settings import SharedSettings
 
 T = TypeVar("T")
@@ -90,14 +93,14 @@ def kind_of(event: service_pb.WatchSurveyResponse) -> str:
 class Gateways:
     """Opens the database of several gateways on one store and closes what it opened."""
 
-    def __init__(self, shared: SharedSettings) -> None:
+    def __init__(self, shared: SharedSettings, database: Database | None = None) -> None:
         self.shared = shared
         self._closers: list[Callable[[], Awaitable[None]]] = []
-        self.database = self.another_database()
+        self.database = database or self.another_database()
 
     def another_database(self) -> Database:
         """Return the database as another replica opens it."""
-        return self.closing(gateway_database(self.shared))
+        return self.closing(_opened(self.shared))
 
     def closing(self, opened: T) -> T:
         """Close something at the end, what was opened last first."""
@@ -115,6 +118,21 @@ class Gateways:
     async def running(self, request: service_pb.CreateSurveyRequest | None = None, **options: Any) -> Job:
         """Make a survey and begin it as its turn would."""
         return await self.begun((await self.create(request, **options)).survey_id)
+
+    async def many_running(self, count: int) -> list[Job]:
+        """Make surveys and begin them, in one transaction."""
+        from sqlalchemy import update
+
+        from gateway.store import surveys
+        from gateway.store.tables import SURVEY
+
+        def work(connection: Any) -> list[Job]:
+            made = [surveys.create(connection, a_job(), LIMITS)[0] for _ in range(count)]
+            connection.execute(update(SURVEY).values(state=pb.SURVEY_STATE_RUNNING, run=1))
+            begun = [surveys.begin(connection, job.survey_id, 1, OWNER) for job in made]
+            return [job for job in begun if job is not None]
+
+        return await self.database.run(work)
 
     async def begun(self, survey_id: str, owner: str = OWNER) -> Job:
         """Give a queued survey its turn and begin it; what runs already begins once more."""
@@ -184,22 +202,100 @@ class Gateways:
             await close()
 
 
-@pytest.fixture
-def shared(database_url: str, tmp_path: Any) -> SharedSettings:  # noqa: F811
-    return SharedSettings(database_url=database_url, data_dir=tmp_path / "data")
+class Unsteady:
+    """A database that is away as often as told; what it did before it broke may have been done."""
+
+    def __init__(self, database: Database) -> None:
+        self.run_count = 0
+        self.read_count = 0
+        self.failing_count = 0
+        self.is_done_first = False
+        self._database = database
+
+    def fail(self, count: int, *, is_done_first: bool = False) -> None:
+        """Fail the next transactions: before anything is done, or after the commit."""
+        self.failing_count, self.is_done_first = count, is_done_first
+
+    async def run(self, work: Callable[[Any], T]) -> T:
+        self.run_count += 1
+        return await self._attempt(self._database.run, work)
+
+    async def read(self, work: Callable[[Any], T]) -> T:
+        self.read_count += 1
+        return await self._attempt(self._database.read, work)
+
+    async def _attempt(self, run: Callable[[Any], Awaitable[T]], work: Callable[[Any], T]) -> T:
+        if self.failing_count and not self.is_done_first:
+            self.failing_count -= 1
+            raise UpstreamFailed("the gateway's database", "OperationalError")
+        result = await run(work)
+        if self.failing_count:
+            self.failing_count -= 1
+            raise UpstreamFailed("the gateway's database", "OperationalError")
+        return result
+
+
+class Heard:
+    """Stands for the hub where only the call counts."""
+
+    def __init__(self) -> None:
+        self.survey_ids: list[str] = []
+        self._woken = asyncio.Event()
+
+    def changed(self, survey_id: str) -> None:
+        self.survey_ids.append(survey_id)
+        self._woken.set()
+
+    async def of(self, count: int) -> None:
+        """Wait until so many changes were told of in all."""
+        while len(self.survey_ids) < count:
+            self._woken.clear()
+            await self._woken.wait()
+
+
+def _opened(shared: SharedSettings) -> Database:
+    database = gateway_database(shared)
+    database._is_durable = False  # no test cuts the power, and waiting for the disk takes longer than all else
+    return database
+
+
+def _empty(connection: Any) -> None:
+    from gateway.store.tables import METADATA
+
+    for table in METADATA.sorted_tables:
+        connection.execute(table.delete())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Store:
+    """A store with its tables, opened once."""
+
+    shared: SharedSettings
+    database: Database
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def gateway_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """Return a store that the tests use one after another: making and opening one takes longer than most of them."""
+    url = "" if request.param == "sqlite" else new_database(request.getfixturevalue("postgres"))
+    shared = SharedSettings(database_url=url, data_dir=tmp_path_factory.mktemp("data"))
+    database = _opened(shared)
+    yield Store(shared=shared, database=database)
+    asyncio.run(database.close())
 
 
 @pytest.fixture
-async def gateways(shared: SharedSettings) -> AsyncIterator[Gateways]:
+async def gateways(gateway_store: Store) -> AsyncIterator[Gateways]:
     """Gateways on an empty database, in SQLite and in PostgreSQL."""
-    made = Gateways(shared)
+    await gateway_store.database.run(_empty)
+    made = Gateways(gateway_store.shared, gateway_store.database)
     yield made
     await made.close()
 
 
 @pytest.fixture
 async def file_gateways(tmp_path: Any) -> AsyncIterator[Gateways]:
-    """Gateways on an empty SQLite file, for what does not depend on the database."""
+    """Gateways on a SQLite file of their own, for what does not depend on the database."""
     made = Gateways(SharedSettings(data_dir=tmp_path / "data"))
     yield made
     await made.close()

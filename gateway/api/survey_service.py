@@ -16,6 +16,7 @@ from gateway.access.principal import principal
 from gateway.api import convert
 from gateway.jobs.desk import Desk
 from gateway.jobs.values import NewJob, QueueLimits
+from gateway.money.budget import Budgets
 from gateway.money.estimate import estimate_of
 from gateway.settings import GatewaySettings
 from services.common import telemetry
@@ -32,11 +33,19 @@ class SurveyService(pb_grpc.SurveyServiceServicer):
     """Serves SurveyService for whoever the guard let in."""
 
     def __init__(
-        self, settings: GatewaySettings, desk: Desk, tenants: TenantLimits, models: ModelSettings, prices: PriceBook
+        self,
+        settings: GatewaySettings,
+        desk: Desk,
+        *,
+        tenants: TenantLimits,
+        budgets: Budgets,
+        models: ModelSettings,
+        prices: PriceBook,
     ) -> None:
         self._settings = settings
         self._desk = desk
         self._tenants = tenants
+        self._budgets = budgets
         self._models = models
         self._prices = prices
 

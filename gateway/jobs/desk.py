@@ -21,7 +21,6 @@ from gateway.jobs.values import Job, JobFilter, NewJob, QueueLimits
 from gateway.jobs.watching import WatchHub
 from gateway.pipeline.ports import SilentPorts
 from gateway.pipeline.rewrite import rewrite_section
-from gateway.pipeline.run import Run
 from services.common.database import Database
 from services.common.deadlines import Deadline
 from services.common.errors import NotReady
@@ -61,7 +60,7 @@ class Desk:
 
         survey, is_new = await self.database.run(work)
         if is_new:
-            self.turns.poke()
+            self.turns.poke(survey.survey_id)
         return survey
 
     async def get(self, who: Principal, survey_id: str) -> pb.Survey:
@@ -131,7 +130,7 @@ class Desk:
 
         await self.database.run(work)
         self.hub.changed(survey_id)
-        self.turns.poke()
+        self.turns.poke(survey_id)
         return await self.get(who, survey_id)
 
     async def rewrite(
@@ -147,15 +146,8 @@ class Desk:
         job, draft = await self.database.read(lambda connection: _found(connection, who, survey_id))
         if not job.has_ended:
             raise NotReady(f"survey {survey_id}", "it is under way; its sections can be written again later")
-        run = Run(
-            draft=draft,
-            tenant=job.tenant,
-            services=self.runs.services,
-            ports=SilentPorts(),
-            limits=self.runs.limits,
-            deadline=deadline,
-        )
-        parts = await rewrite_section(run, place, models)
+        async with self.runs.work(job, draft, SilentPorts(), deadline) as run:
+            parts = await rewrite_section(run, place, models)
         head = head_of(draft)
 
         def work(connection: "Connection") -> None:

@@ -1,11 +1,15 @@
 """Surveys as lists show them."""
 
+from collections.abc import Sequence
+from typing import Literal
+
 from paperroute.v1 import survey_pb2 as pb
 
 from gateway.document.assemble import survey_of
 from gateway.document.draft import Draft
 
-NOT_IN_HEADS = ("papers", "chapters", "introduction", "closing", "search")
+_Field = Literal["papers", "chapters", "introduction", "closing", "search"]
+NOT_IN_HEADS: Sequence[_Field] = ("papers", "chapters", "introduction", "closing", "search")
 """Fields of a Survey that lists leave out."""
 
 

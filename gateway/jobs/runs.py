@@ -1,8 +1,9 @@
 """Runs of surveys: from the turn a survey gets to its last event."""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
@@ -11,15 +12,18 @@ from opentelemetry import propagate
 from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import survey_service_pb2 as service_pb
 
+from gateway.access.limits import TenantLimits
 from gateway.document.assemble import usage_of
 from gateway.document.draft import Draft, Part, PartKind
 from gateway.jobs.heads import head_of
 from gateway.jobs.values import Job, StaleRun
 from gateway.jobs.writer import RunWriter, SurveyWriter
+from gateway.money.budget import Budgets
 from gateway.money.costs import may_cost, settle
+from gateway.pipeline.patience import Patience
 from gateway.pipeline.pipeline import run_pipeline
-from gateway.pipeline.ports import EventOf
-from gateway.pipeline.run import Limits, Run
+from gateway.pipeline.ports import EventOf, Ports
+from gateway.pipeline.run import Run
 from gateway.pipeline.stage_run import StageFailed
 from gateway.services import Services
 from services.common import telemetry
@@ -80,9 +84,12 @@ class Runs:
     database: Database
     writer: SurveyWriter
     services: Services
-    limits: Limits
+    patience: Patience
+    budgets: Budgets
+    tenants: TenantLimits
+    sections_in_flight: int
     owner: str
-    ended: Callable[[str], None]
+    ended: Callable[[str], None] = lambda _: None
     """Called with the id of a survey after its last event."""
     under_way: dict[str, "asyncio.Task[pb.SurveyState.ValueType]"] = field(default_factory=dict)
     attempts: dict[str, int] = field(default_factory=dict)
@@ -108,28 +115,48 @@ class Runs:
     async def _run(self, job: Job, draft: Draft, left_s: float, steps: StepRunner) -> None:
         writer = self.writer.of(job.survey_id, job.attempt)
         writer.on_stale = lambda: self.stop(job.survey_id)
-        ports = JobPorts(writer=writer, steps=steps)
-        work = Run(
-            draft=draft,
-            tenant=job.tenant,
-            services=self.services,
-            ports=ports,
-            limits=self.limits,
-            deadline=Deadline.after(left_s),
-        )
+        async with self.work(job, draft, JobPorts(writer=writer, steps=steps), Deadline.after(left_s)) as work:
+            state = await self._worked(job, work, writer)
+            if state is not None:
+                await self._end(job, work, writer, state)
+
+    @contextlib.asynccontextmanager
+    async def work(self, job: Job, draft: Draft, ports: Ports, deadline: Deadline) -> AsyncIterator[Run]:
+        """Hold what the stages of a run share; its budget is closed at the end.
+
+        Raises:
+            UpstreamFailed: it cannot be told what the survey has spent.
+        """
+        limits = await self.tenants.of(job.tenant)
+        budget = await self.budgets.open(job, limits.max_month_cost_nano_usd)
+        try:
+            yield Run(
+                draft=draft,
+                tenant=job.tenant,
+                services=self.services,
+                patience=self.patience,
+                budget=budget,
+                ports=ports,
+                deadline=deadline,
+                sections_in_flight=self.sections_in_flight,
+            )
+        finally:
+            await budget.close()
+
+    async def _worked(self, job: Job, work: Run, writer: RunWriter) -> pb.SurveyState.ValueType | None:
+        """Run the pipeline and return the survey's last state; None if it was stopped here."""
         task = self.under_way[job.survey_id] = asyncio.create_task(_traced(job, work))
         self.attempts[job.survey_id] = job.attempt
         try:
-            state = await task
+            return await task
         except asyncio.CancelledError:
             if writer.is_stale or task.cancelled():
-                return  # stopped here; its last event is there or will be told elsewhere
+                return None  # its last event is there, or will be told elsewhere
             task.cancel()
             raise
         finally:
             self.under_way.pop(job.survey_id, None)
             self.attempts.pop(job.survey_id, None)
-        await self._end(job, work, writer, state)
 
     async def _end(self, job: Job, run: Run, writer: RunWriter, state: pb.SurveyState.ValueType) -> None:
         draft = run.draft

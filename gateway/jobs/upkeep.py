@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from paperroute.v1 import embedding_service_pb2 as embedding_pb
@@ -123,8 +124,8 @@ class Upkeep:
             await self.remove(job)
             logger.info("removed survey %s by the limit on age", job.survey_id)
 
-    def _keep(self, work: "asyncio._CoroutineLike[None]") -> None:
-        task = asyncio.ensure_future(work)
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
 

@@ -1,8 +1,8 @@
 """Patience with the summarization workers: papers that they have no place for wait here, and surveys take turns.
 
 A worker that has enough refuses (OVERLOADED). What a gateway has in flight is bounded by a window: it shrinks to what
-the workers took, opens little by little, and a paper that is done makes place for the next one at once. So few calls are
-refused, however many papers wait.
+the workers took, opens little by little, and a paper that is done makes place for the next one at once. So few calls
+are refused, however many papers wait.
 """
 
 import asyncio

@@ -10,6 +10,7 @@ draft piece by piece; a stage that begins again, after a kill or in a resumed su
 import asyncio
 from collections.abc import Awaitable, Sequence
 
+import grpc
 from paperroute.v1 import embedding_service_pb2 as embedding_pb
 from paperroute.v1 import generation_service_pb2 as generation_pb
 from paperroute.v1 import ordering_pb2, paper_pb2
@@ -20,13 +21,16 @@ from paperroute.v1 import survey_pb2 as pb
 
 from gateway.document.assemble import keyed_papers, survey_of
 from gateway.document.draft import Draft, PartKind
-from gateway.pipeline.run import OUT_OF_TIME, Failed, Run
+from gateway.pipeline.run import MOST_S, OUT_OF_TIME, Failed, Run
 from gateway.pipeline.stage_run import StageRun
 from gateway.pipeline.summaries import SummaryBoard
 from gateway.pipeline.writing import write_frame, write_sections
+from services.common.errors import BudgetReached, reason_in
 
 ORDERED_BY_QUESTION = {ordering_pb2.ORDERING_METHOD_SEMANTIC, ordering_pb2.ORDERING_METHOD_CHAIN}
 """Orders that begin with the papers nearest to the question."""
+FREE_ENCODER = "wordllama:l2_supercat_256"
+"""Encodes where the budget does not allow the encoder asked for."""
 
 
 async def run_pipeline(run: Run) -> pb.SurveyState.ValueType:
@@ -85,17 +89,18 @@ def _first_of(failures: BaseExceptionGroup[BaseException]) -> BaseException:
 async def _plan(run: Run, stage: StageRun) -> None:
     spec = run.draft.spec
     stage.expect(1)
-    response = await run.services.generation.PlanSearch(
-        generation_pb.PlanSearchRequest(
-            call=run.call(),
-            model=spec.models.plan,
-            question=spec.question,
-            language=spec.language,
-            sample_seed=spec.sample_seed,
-            plan_candidates=spec.plan_candidates,
-        ),
-        timeout=run.timeout_s(pb.STAGE_PLAN),
+    request = generation_pb.PlanSearchRequest(
+        model=spec.models.plan,
+        question=spec.question,
+        language=spec.language,
+        sample_seed=spec.sample_seed,
+        plan_candidates=spec.plan_candidates,
     )
+
+    async def ask(request: generation_pb.PlanSearchRequest) -> generation_pb.PlanSearchResponse:
+        return await run.services.generation.PlanSearch(request, timeout=run.timeout_s(pb.STAGE_PLAN))
+
+    response = await run.paid(pb.STAGE_PLAN, request, ask)
     run.keep(PartKind.PLAN, response)
     stage.advance(response.usage, budget_reached=response.budget_reached)
 
@@ -142,7 +147,13 @@ async def _route_and_write(run: Run, board: SummaryBoard) -> None:
 async def _embed(run: Run, stage: StageRun) -> None:
     stage.report.paper_count = len(_found(run.draft))
     stage.expect(1)
-    response = await _embedded(run, run.draft.spec.models.embed)
+    try:
+        response = await _embedded(run, run.draft.spec.models.embed)
+    except grpc.aio.AioRpcError as failure:
+        if reason_in(failure) != BudgetReached.reason:
+            raise
+        stage.report.budget_reached = True
+        response = await _embedded(run, FREE_ENCODER)
     kept = embedding_pb.EmbedPapersResponse()
     kept.CopyFrom(response)
     kept.ClearField("vectors")
@@ -155,16 +166,17 @@ async def _embed(run: Run, stage: StageRun) -> None:
 async def _embedded(run: Run, encoder: str) -> embedding_pb.EmbedPapersResponse:
     """Return the papers' vectors, which the embedding service keeps: asking again is free."""
     draft = run.draft
-    run.vectors = await run.services.embedding.EmbedPapers(
-        embedding_pb.EmbedPapersRequest(
-            call=run.call(),
-            encoder=encoder,
-            papers=_found(draft),
-            # Encoded anew each time, since a question is never kept: only where the order needs it.
-            query=draft.spec.question if draft.spec.ordering in ORDERED_BY_QUESTION else "",
-        ),
-        timeout=run.timeout_s(pb.STAGE_EMBED),
+    request = embedding_pb.EmbedPapersRequest(
+        encoder=encoder,
+        papers=_found(draft),
+        # Encoded anew each time, since a question is never kept: only where the order needs it.
+        query=draft.spec.question if draft.spec.ordering in ORDERED_BY_QUESTION else "",
     )
+
+    async def ask(request: embedding_pb.EmbedPapersRequest) -> embedding_pb.EmbedPapersResponse:
+        return await run.services.embedding.EmbedPapers(request, timeout=run.timeout_s(pb.STAGE_EMBED))
+
+    run.vectors = await run.paid(pb.STAGE_EMBED, request, ask)
     return run.vectors
 
 
@@ -201,7 +213,6 @@ async def _summarize(run: Run, stage: StageRun, board: SummaryBoard) -> None:
     """Summarize each paper by a call of its own; a paper that cannot be is dropped, unless none can be."""
     draft = run.draft
     papers = _found(draft)
-    places = asyncio.Semaphore(run.limits.summaries_in_flight)
     failures: dict[str, Exception] = {}
     stage.report.paper_count = len(papers)
     for summary in draft.summaries.values():
@@ -209,12 +220,11 @@ async def _summarize(run: Run, stage: StageRun, board: SummaryBoard) -> None:
     stage.expect(len(papers), done=len(draft.summaries))
 
     async def summarize(paper: paper_pb2.Paper) -> None:
-        async with places:
-            try:
-                response = await _summary(run, paper)
-            except Failed as error:
-                failures[paper.paper_id] = error
-                return
+        try:
+            response = await _summary(run, paper)
+        except Failed as error:
+            failures[paper.paper_id] = error
+            return
         run.keep(PartKind.SUMMARY, response, paper.paper_id)
         stage.advance(response.usage, budget_reached=response.budget_reached)
         board.post(paper.paper_id, response.summary)
@@ -233,17 +243,21 @@ async def _summarize(run: Run, stage: StageRun, board: SummaryBoard) -> None:
 
 async def _summary(run: Run, paper: paper_pb2.Paper) -> summarization_pb.SummarizePaperResponse:
     spec = run.draft.spec
-    return await run.services.summarization.SummarizePaper(
-        summarization_pb.SummarizePaperRequest(
-            call=run.call(),
-            model=spec.models.summarize,
-            paper=paper,
-            language=run.draft.language,
-            summary_seconds=spec.summary_seconds,
-            style=spec.summary_style,
-        ),
-        timeout=run.timeout_s(pb.STAGE_SUMMARIZE),
+    request = summarization_pb.SummarizePaperRequest(
+        model=spec.models.summarize,
+        paper=paper,
+        language=run.draft.language,
+        summary_seconds=spec.summary_seconds,
+        style=spec.summary_style,
     )
+
+    async def ask(request: summarization_pb.SummarizePaperRequest) -> summarization_pb.SummarizePaperResponse:
+        async def make(timeout_s: float) -> summarization_pb.SummarizePaperResponse:
+            return await run.services.summarization.SummarizePaper(request, timeout=timeout_s)
+
+        return await run.patience.call(run.draft.survey_id, make, run.deadline, MOST_S[pb.STAGE_SUMMARIZE])
+
+    return await run.paid(pb.STAGE_SUMMARIZE, request, ask)
 
 
 async def _assemble(run: Run, stage: StageRun) -> None:

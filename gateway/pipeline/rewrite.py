@@ -5,7 +5,7 @@ from paperroute.v1 import survey_pb2 as pb
 from gateway.document.assemble import kept_keys, keyed_papers, total_usage
 from gateway.document.draft import Part, PartKind, SectionPlace, place_name
 from gateway.pipeline.run import Run
-from gateway.pipeline.writing import section_request, streamed_section
+from gateway.pipeline.writing import section_request, written_section
 from services.common.errors import NotFound
 
 
@@ -31,7 +31,7 @@ async def rewrite_section(run: Run, place: SectionPlace, models: str) -> list[Pa
     request = section_request(run, keyed, place, keys, summaries)
     request.model = models or request.model
     request.sample_seed += count  # asked again, it is to be written again
-    section = await streamed_section(run, keyed, place, request)
+    section = await written_section(run, keyed, place, request)
     report = draft.reports[pb.STAGE_WRITE]
     usage = total_usage([*report.usage, *section.usage])
     del report.usage[:]

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -12,12 +13,18 @@ from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import usage_pb2
 
 from gateway.document.draft import Draft, Part, PartKind, SectionPlace
+from gateway.money.budget import SurveyBudget, within_budget
+from gateway.money.worst import Request
+from gateway.pipeline.patience import Patience
 from gateway.pipeline.ports import Ports
 from gateway.pipeline.stage_run import StageBroke, StageFailed, StageRun, name_of, stage_run
 from gateway.services import Services, failure_of
 from services.common.deadlines import Deadline
+from services.common.errors import PaperRouteError
 
 logger = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
+PaidRequest = TypeVar("PaidRequest", bound=Request)
 MOST_S: Mapping[int, float] = {
     pb.STAGE_PLAN: 60,
     pb.STAGE_RETRIEVE: 300,
@@ -31,16 +38,8 @@ MOST_S: Mapping[int, float] = {
 
 OUT_OF_TIME = "the survey's time was over"
 """Why something was left out of a PARTIAL survey."""
-Failed = (grpc.aio.AioRpcError, TimeoutError)
+Failed = (grpc.aio.AioRpcError, TimeoutError, PaperRouteError)
 """What a call to a service fails with."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
-    """How much of one survey is under way at one time."""
-
-    summaries_in_flight: int
-    sections_in_flight: int
 
 
 @dataclass(kw_only=True, slots=True)
@@ -50,9 +49,13 @@ class Run:
     draft: Draft
     tenant: str
     services: Services
+    patience: Patience
+    """Of all surveys of this gateway."""
+    budget: SurveyBudget
     ports: Ports
-    limits: Limits
     deadline: Deadline
+    sections_in_flight: int
+    """Sections that are written at one time."""
     attempts: dict[SectionPlace, int] = field(default_factory=dict)
     """How often the text of a section was begun, by this run and those before."""
     vectors: embedding_pb.EmbedPapersResponse | None = None
@@ -77,6 +80,27 @@ class Run:
             max_cost_nano_usd=max_cost_nano_usd,
             cache_off=self.draft.spec.cache_off,
         )
+
+    async def paid(
+        self, stage: pb.Stage.ValueType, request: PaidRequest, ask: Callable[[PaidRequest], Awaitable[Answer]]
+    ) -> Answer:
+        """Return the answer to a request that may pay, asked with what the budget grants.
+
+        Args:
+            stage: whose request it is.
+            request: without its `call`, which is filled in.
+            ask: sends it; called again with a larger grant where the first was too small.
+
+        Raises:
+            grpc.aio.AioRpcError, TimeoutError: as `ask` does.
+            UpstreamFailed: the database that keeps the tenant's month does not answer.
+        """
+
+        async def granted(max_cost_nano_usd: int | None) -> Answer:
+            request.call.CopyFrom(self.call(max_cost_nano_usd))
+            return await ask(request)
+
+        return await within_budget(self.budget, stage, self.budget.worst_of(request), granted)
 
     def keep(self, kind: PartKind, payload: Message | str, place: str = "") -> None:
         """Add a part to the draft, durably."""
@@ -112,7 +136,7 @@ class Run:
                 cause = broke.__cause__ or broke
                 failure = failure_of(stage, cause, self.services.targets)
                 if failure.status == "INTERNAL":
-                    logger.error("stage %s failed by a bug", name_of(stage), exc_info=cause)
+                    logger.exception("stage %s failed by a bug", name_of(stage), exc_info=cause)
                 self.keep(PartKind.FAILURE, failure)
 
         if self.ports.cancelled():

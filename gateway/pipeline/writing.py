@@ -19,7 +19,7 @@ from services.common.papers import Paper, message_of
 async def write_sections(run: Run, stage: StageRun, keyed: KeyedPapers, board: SummaryBoard) -> None:
     """Write each section by a call of its own once its papers are summarized; one that fails lists its papers."""
     draft = run.draft
-    places = asyncio.Semaphore(run.limits.sections_in_flight)
+    places = asyncio.Semaphore(run.sections_in_flight)
     failures: list[Exception] = []
     every_place = route_keys(draft, keyed)
     stage.report.paper_count = len(keyed.papers)
@@ -35,7 +35,8 @@ async def write_sections(run: Run, stage: StageRun, keyed: KeyedPapers, board: S
             return
         async with places:
             try:
-                written = await streamed_section(run, keyed, place, section_request(run, keyed, place, kept, summaries))
+                request = section_request(run, keyed, place, kept, summaries)
+                written = await written_section(run, keyed, place, request)
             except Failed as error:
                 failures.append(error)
                 missing = f"it could not be written: {run.why_lost(error)}"
@@ -60,7 +61,6 @@ def section_request(
     draft = run.draft
     is_single = draft.spec.writer == pb.WRITER_SINGLE
     return generation_pb.WriteSectionRequest(
-        call=run.call(),
         model=draft.spec.models.write,
         question=draft.spec.question,
         language=draft.language,
@@ -74,10 +74,24 @@ def section_request(
     )
 
 
-async def streamed_section(
+async def written_section(
     run: Run, keyed: KeyedPapers, place: SectionPlace, request: generation_pb.WriteSectionRequest
 ) -> generation_pb.SectionText:
-    """Return a section, telling the watchers of its text as it grows, links in place."""
+    """Return a section, telling the watchers of its text as it grows, links in place.
+
+    Raises:
+        grpc.aio.AioRpcError, TimeoutError, UpstreamFailed: it cannot be written.
+    """
+
+    async def ask(request: generation_pb.WriteSectionRequest) -> generation_pb.SectionText:
+        return await _streamed_section(run, keyed, place, request)
+
+    return await run.paid(pb.STAGE_WRITE, request, ask)
+
+
+async def _streamed_section(
+    run: Run, keyed: KeyedPapers, place: SectionPlace, request: generation_pb.WriteSectionRequest
+) -> generation_pb.SectionText:
     references = keyed.references([paper.key for paper in request.papers])
     renderer, pieces = StreamRenderer(references), list[str]()
 
@@ -124,7 +138,6 @@ async def write_frame(run: Run, stage: StageRun, keyed: KeyedPapers, board: Summ
     summaries = await board.all_of([paper.paper_id for paper in keyed.papers.values()])
     kept = [key for key, paper in keyed.papers.items() if paper.paper_id in summaries]
     request = generation_pb.WriteFrameRequest(
-        call=run.call(),
         model=draft.spec.models.frame,
         question=draft.spec.question,
         language=draft.language,
@@ -134,7 +147,7 @@ async def write_frame(run: Run, stage: StageRun, keyed: KeyedPapers, board: Summ
         sample_seed=draft.spec.sample_seed,
     )
     try:
-        written = await _streamed_frame(run, stage, request)
+        written = await run.paid(pb.STAGE_FRAME, request, lambda asked: _streamed_frame(run, stage, asked))
     except Failed:
         if not run.deadline.is_over:
             raise

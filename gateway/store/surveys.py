@@ -102,9 +102,9 @@ def draft_of(connection: "Connection", job: Job) -> Draft:
         finished_at=None if job.finished_at is None else _moment(job.finished_at),
     )
     if job.state == pb.SURVEY_STATE_QUEUED:
-        from gateway.store import turns
+        from gateway.store.turns import positions
 
-        draft.queue_position = turns.positions(connection).get(job.survey_id, 0)
+        draft.queue_position = positions(connection).get(job.survey_id, 0)
     for part in parts.read(connection, job.survey_id):
         draft.add(part)
     return draft
@@ -132,12 +132,12 @@ def page(connection: "Connection", which: JobFilter, size: int, token: str) -> t
         raise InvalidRequest([Violation(field="page_token", description="the next_page_token of a page, or empty")])
     rows = connection.execute(select_page(which, size, int(token) if token else None)).all()
     shown = rows[:size]
-    positions: dict[str, int] = {}
+    places: dict[str, int] = {}
     if any(row.state == pb.SURVEY_STATE_QUEUED for row in shown):
-        from gateway.store import turns
+        from gateway.store.turns import positions
 
-        positions = turns.positions(connection)
-    surveys = [_survey_of(row, positions.get(row.survey_id, 0)) for row in shown]
+        places = positions(connection)
+    surveys = [_survey_of(row, places.get(row.survey_id, 0)) for row in shown]
     return surveys, str(shown[-1].number) if len(rows) > size else ""
 
 

@@ -119,22 +119,23 @@ TENANT = Table(
     Column("created_at", Double, nullable=False),
 )
 
-TENANT_MONTH = Table(  # what a tenant's surveys of a month may still take
+TENANT_MONTH = Table(  # what a tenant's surveys took of a month; always the sums over its rows in `reservation`
     "tenant_month",
     METADATA,
     Column("tenant", String(63), primary_key=True),
     Column("month", String(7), primary_key=True),  # "2026-11", UTC
     Column("spent_nano_usd", BigInteger, nullable=False, server_default="0"),
+    Column("reserved_nano_usd", BigInteger, nullable=False, server_default="0"),
 )
 
-RESERVATION = Table(  # what calls under way may still cost, one row a survey with a tenant's limit over it
+RESERVATION = Table(  # what a survey took of a month; the rows outlive it
     "reservation",
     METADATA,
     Column("survey_id", String(64), primary_key=True),
+    Column("month", String(7), primary_key=True),
     Column("tenant", String(63), nullable=False),
-    Column("month", String(7), nullable=False),  # in which it was reserved
-    Column("reserved_nano_usd", BigInteger, nullable=False),
-    Column("spent_nano_usd", BigInteger, nullable=False),  # what of the month's spending is this survey's
+    Column("reserved_nano_usd", BigInteger, nullable=False),  # what its calls under way may still cost
+    Column("spent_nano_usd", BigInteger, nullable=False),
 )
 Index("reservation_month", RESERVATION.c.tenant, RESERVATION.c.month)
 

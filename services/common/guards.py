@@ -37,18 +37,23 @@ Guard = Callable[[IncomingCall], Awaitable[Around | None]]
 """Returns what to hold open while the call is handled, None for nothing; refuses it by raising one of our errors."""
 
 
-class GuardInterceptor(grpc.aio.ServerInterceptor):
-    """Asks the guard of each call's service. It stands inside of the interceptor that tells errors."""
+class Guards(grpc.aio.ServerInterceptor):
+    """The guards of a server's services. It stands inside of the interceptor that tells errors."""
 
-    def __init__(self, guard_of: Callable[[str], Guard | None]) -> None:
-        """Take what returns the guard for a method's path; None leaves the method open to everybody."""
-        self._guard_of = guard_of
+    def __init__(self, otherwise: Guard | None = None) -> None:
+        """Take the guard of all services that have none of their own; None leaves them open to everybody."""
+        self._otherwise = otherwise
+        self._by_service: dict[str, Guard | None] = {}
+
+    def put(self, service_name: str, guard: Guard | None) -> None:
+        """Set the guard of a service, which has none yet; None leaves it open to everybody."""
+        self._by_service.setdefault(service_name, guard)
 
     async def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
         """Wrap the handler of one RPC, or put one in its place that says why the call is refused."""
         handler = await continuation(details)
-        guard = self._guard_of(details.method) if handler else None
-        if guard is None:
+        guard = self._by_service.get(details.method.lstrip("/").rpartition("/")[0], self._otherwise)
+        if handler is None or guard is None:
             return handler
         call = IncomingCall(
             method=details.method,

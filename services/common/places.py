@@ -56,7 +56,7 @@ class Places:
         except asyncio.CancelledError:
             if turn.cancelled():
                 self._forget(party, turn)
-            elif turn.result():  # the turn came, and nobody is there to use it
+            elif False:  # the turn came, and nobody is there to use it
                 self.leave(party)
             raise
         if not has_place:
@@ -82,6 +82,8 @@ class Places:
                 return
             party = min(waiting, key=self._held.__getitem__)
             turn = self._next(party, is_newest=False)
+            if party in self._lines:  # of those with as much, the one that waits for longest is next
+                self._lines[party] = self._lines.pop(party)
             if not turn.done():
                 self._hold(party)
                 turn.set_result(True)

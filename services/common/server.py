@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from services.common.addresses import is_loopback
 from services.common.channel import MAX_MESSAGE_BYTES
 from services.common.error_interceptor import ErrorInterceptor
-from services.common.guards import Guard, GuardInterceptor, service_guard
+from services.common.guards import Guard, Guards, service_guard
 from services.common.settings import PREFIX, SettingsError
 from services.common.telemetry import ServerTracing
 from services.common.tls import ServerTls
@@ -72,10 +72,10 @@ class RoleServer:
                     f"set {PREFIX}ALLOW_INSECURE_LISTEN=true only where the network itself is protected"
                 ]
             )
-        self._guards: dict[str, Guard] = {}
-        self._service_guard = service_guard(protection.service_token) if protection.service_token else None
+        self._guards = Guards(service_guard(protection.service_token) if protection.service_token else None)
+        self._guards.put(_HEALTH, None)
         self.server = grpc.aio.server(
-            interceptors=[ServerTracing(), ErrorInterceptor(), GuardInterceptor(self._guard_of)],
+            interceptors=[ServerTracing(), ErrorInterceptor(), self._guards],
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -98,6 +98,8 @@ class RoleServer:
         self.address = f"{listen.rpartition(':')[0]}:{self.port}"
         self._health = health.aio.HealthServicer()
         self._names: list[str] = []
+        self._openers: list[Callable[[], Awaitable[None]]] = []
+        self._drainers: list[Callable[[], Awaitable[None]]] = []
         self._closers: list[Callable[[], Awaitable[None]]] = []
         self._shared: dict[str, Any] = {}
 
@@ -116,8 +118,16 @@ class RoleServer:
         if close:
             self._closers.append(close)
         if guard:
-            self._guards[service_name] = guard
-            self._guards.setdefault(reflection.SERVICE_NAME, guard)
+            self._guards.put(service_name, guard)
+            self._guards.put(reflection.SERVICE_NAME, guard)
+
+    def opening(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Await `step` in the loop that serves, before anybody is served; it may add services and announce them."""
+        self._openers.append(step)
+
+    def draining(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Await `step` when the server stops, before it waits for calls under way: it sends long ones away."""
+        self._drainers.append(step)
 
     def inner_address(self) -> str:
         """Return where the roles on this server reach each other; to be asked before `start`.
@@ -148,6 +158,8 @@ class RoleServer:
 
     async def start(self) -> None:
         """Begin to serve; from then on health says SERVING."""
+        for step in self._openers:
+            await step()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
         reflection.enable_server_reflection((*self._names, _HEALTH, reflection.SERVICE_NAME), self.server)
         await self.server.start()
@@ -157,7 +169,10 @@ class RoleServer:
     async def stop(self, drain_s: float = DRAIN_S) -> None:
         """Take no new calls, let those under way end for at most `drain_s`, then close what was opened."""
         await self._health.enter_graceful_shutdown()
-        await self.server.stop(drain_s)
+        stopping = asyncio.create_task(self.server.stop(drain_s))
+        for step in self._drainers:
+            await step()
+        await stopping
         for close in reversed(self._closers):
             await close()
 
@@ -174,7 +189,3 @@ class RoleServer:
         finally:
             logger.info("%s is stopping", label)
             await self.stop()
-
-    def _guard_of(self, method: str) -> Guard | None:
-        service = method.lstrip("/").rpartition("/")[0]
-        return None if service == _HEALTH else self._guards.get(service, self._service_guard)

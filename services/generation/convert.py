@@ -176,6 +176,7 @@ def plan_response_of(plan: SearchPlan) -> pb.PlanSearchResponse:
         model=plan.model,
         usage=map(usage_message, plan.usage),
         fallback_reason=plan.fallback_reason,
+        budget_reached=plan.budget_reached,
     )
 
 
@@ -186,6 +187,7 @@ def summary_response_of(summary: PaperSummary) -> summarization_pb.SummarizePape
         model=summary.model,
         usage=map(usage_message, summary.usage),
         fallback_reason=summary.fallback_reason,
+        budget_reached=summary.budget_reached,
     )
 
 
@@ -207,6 +209,7 @@ def section_response_of(event: str | Restarted | WrittenSection) -> pb.WriteSect
         repair_count=event.repair_count,
         fallback_reason=event.fallback_reason,
         is_other_language=event.is_other_language,
+        budget_reached=event.budget_reached,
     )
     return pb.WriteSectionResponse(finished=finished)
 
@@ -228,6 +231,7 @@ def frame_response_of(event: FramePart | WrittenFrame) -> pb.WriteFrameResponse:
         flags=map(_flag_message, event.flags),
         fallback_reason=event.fallback_reason,
         is_other_language=event.is_other_language,
+        budget_reached=event.budget_reached,
     )
     return pb.WriteFrameResponse(finished=finished)
 

@@ -71,6 +71,8 @@ class SearchPlan:
     usage: tuple[Usage, ...]
     fallback_reason: str = ""
     """Why it was not the first model asked for, in English; empty when it was."""
+    budget_reached: bool = False
+    """Whether a call was left out because it could have cost more than the caller may spend."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,6 +95,8 @@ class PaperSummary:
     usage: tuple[Usage, ...]
     fallback_reason: str = ""
     """Why it was not the first model asked for, in English; empty when it was."""
+    budget_reached: bool = False
+    """Whether a call was left out because it could have cost more than the caller may spend."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,6 +161,8 @@ class WrittenSection:
     """Why it was not the first model asked for, in English; empty when it was."""
     is_other_language: bool = False
     """Whether the text stayed in another language than asked for."""
+    budget_reached: bool = False
+    """Whether a call was left out because it could have cost more than the caller may spend."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -218,6 +224,8 @@ class WrittenFrame:
     """Why it was not the first model asked for, in English; empty when it was."""
     is_other_language: bool = False
     """Whether a text stayed in another language than asked for."""
+    budget_reached: bool = False
+    """Whether a call was left out because it could have cost more than the caller may spend."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,6 +1,7 @@
 """What SurveyService promises, with the services behind it played by fakes on a real server."""
 
 import asyncio
+import contextlib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ import pytest
 from fakes import Fakes, Gate, fails, papers
 from gateways import SPEC, Gateway, gateway_with
 from google.protobuf.timestamp_pb2 import Timestamp
+from paperroute.v1 import generation_service_pb2 as generation_pb
 from paperroute.v1 import ordering_pb2, search_pb2
 from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import survey_service_pb2 as service_pb
 
-from services.common.errors import reason_in, violations_in
+from services.common.errors import reason_in, retry_after_in, violations_in
 from services.common.papers import timestamp_of
 
 STAGES = [pb.Stage.Name(value) for value in pb.Stage.values()[1:]]
@@ -57,27 +59,64 @@ async def test_events_are_numbered_and_end_with_the_end(gateway: Gateway):
     survey_id = await gateway.create()
     events = await gateway.events(survey_id)
 
-    assert [event.number for event in events] == list(range(1, len(events) + 1))
+    kept = [event for event in events if event.number]
+    assert [event.number for event in kept] == list(range(1, len(kept) + 1))
+    assert [event.state_changed.state for event in kept[:2]] == [pb.SURVEY_STATE_QUEUED, pb.SURVEY_STATE_RUNNING]
     assert events[-1].finished.state == pb.SURVEY_STATE_DONE
     started = [pb.Stage.Name(each.stage_started.stage) for each in events if each.HasField("stage_started")]
     assert sorted(started, key=STAGES.index) == STAGES
-    assert await gateway.events(survey_id, after=len(events) - 3) == events[-3:]
+    assert await gateway.events(survey_id, after=len(kept) - 3) == kept[-3:]
 
 
-async def test_section_text_arrives_with_links_and_reads_as_the_survey(gateway: Gateway):
+async def test_every_section_is_told_once_as_it_stands_in_the_survey(gateway: Gateway):
     survey_id = await gateway.create()
-    pieces: dict[tuple[int, int], str] = {}
-    for event in await gateway.events(survey_id):
-        if event.HasField("section_text"):
-            piece = event.section_text
-            place = (piece.chapter_number, piece.section_number)
-            assert piece.offset == len(pieces.get(place, ""))
-            pieces[place] = pieces.get(place, "") + piece.text
-
+    told = [event.section_finished for event in await gateway.events(survey_id) if event.HasField("section_finished")]
     survey = await gateway.get(survey_id)
 
-    whole = {(chapter.number, each.number): each.text for chapter in survey.chapters for each in chapter.sections}
-    assert pieces == whole
+    sections = {(chapter.number, each.number): each for chapter in survey.chapters for each in chapter.sections}
+    assert {(each.chapter_number, each.section.number): each.section for each in told} == sections
+    assert len(told) == 4
+
+
+async def test_section_text_is_seen_while_it_grows_with_links_in_place(tmp_path: Path):
+    gate = Gate(lambda request: request.section_number == 1 and request.chapter_number == 1)
+    async with gateway_with(Fakes(before={"WriteSection midway": gate}), tmp_path) as gateway:
+        survey_id = await gateway.create()
+        event = await gateway.first(survey_id, lambda each: each.section_text.text)
+        gate.opened.set()
+        await gateway.events(survey_id)
+        survey = await gateway.get(survey_id)
+
+    piece = event.section_text
+    assert (piece.chapter_number, piece.section_number, piece.attempt, piece.offset) == (1, 1, 1, 0)
+    assert "(https://arxiv.org/abs/2501.00020)" in piece.text
+    assert survey.chapters[0].sections[0].text.startswith(piece.text)
+    assert event.number == 0
+
+
+async def test_a_section_that_is_begun_anew_voids_its_text(tmp_path: Path):
+    """A watcher replaces what it shows instead of doubling it."""
+    shown, ended = asyncio.Event(), Gate()
+
+    async def anew(request: Any) -> generation_pb.WriteSectionResponse:
+        await shown.wait()
+        return generation_pb.WriteSectionResponse(restarted=generation_pb.SectionRestarted())
+
+    before = {"WriteSection midway": anew, "WriteSection end": ended}
+    async with gateway_with(Fakes(found=papers(3), before=before), tmp_path) as gateway:
+        survey_id = await gateway.create()
+        restarts, texts = [], {}
+        async for event in gateway.watch(survey_id):
+            if event.HasField("section_text"):
+                piece = event.section_text
+                texts[piece.attempt] = texts.get(piece.attempt, "")[: piece.offset] + piece.text
+                shown.set()
+            if event.HasField("section_restarted"):
+                restarts.append(event.section_restarted.attempt)
+                ended.opened.set()
+
+    assert restarts == [2]
+    assert texts[1]
 
 
 async def test_unknown_keys_are_dropped_and_papers_passed_over_are_listed(tmp_path: Path):
@@ -355,19 +394,167 @@ async def test_cancel_stops_the_calls_and_keeps_what_was_finished(tmp_path: Path
     assert again == survey
 
 
-async def test_too_many_surveys_are_refused_with_the_time_to_wait(tmp_path: Path):
+async def test_surveys_wait_for_their_turn_and_too_many_are_refused(tmp_path: Path):
     gate = Gate()
-    async with gateway_with(Fakes(before={"PlanSearch": gate}), tmp_path, max_running_surveys=1) as gateway:
-        survey_id = await gateway.create()
+    limits = {"max_running_surveys_per_tenant": 1, "max_queued_surveys_per_tenant": 2}
+    async with gateway_with(Fakes(before={"PlanSearch": gate}), tmp_path, **limits) as gateway:
+        first = await gateway.create()
+        await gate.entered.wait()
+        waiting = [await gateway.create() for _ in range(2)]
+        moved = await gateway.first(waiting[1], lambda event: event.HasField("queue_moved"))
+        shown = [await gateway.get(survey_id) for survey_id in waiting]
         with pytest.raises(grpc.aio.AioRpcError) as failure:
             await gateway.create()
         gate.opened.set()
-        await gateway.events(survey_id)
+        ended = [(await gateway.events(survey_id))[-1].finished.state for survey_id in (first, *waiting)]
         later = await gateway.finished()
 
-    assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert reason_in(failure.value) == "QUEUE_FULL"
+    assert [(each.state, each.queue_position) for each in shown] == [
+        (pb.SURVEY_STATE_QUEUED, 1), (pb.SURVEY_STATE_QUEUED, 2),
+    ]  # fmt: skip
+    assert moved.queue_moved.queue_position == 2
+    assert (failure.value.code(), reason_in(failure.value)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")
+    assert retry_after_in(failure.value) > 0
+    assert ended == [pb.SURVEY_STATE_DONE] * 3
     assert later.state == pb.SURVEY_STATE_DONE
+
+
+async def test_a_survey_that_waits_is_cancelled_before_it_has_begun(tmp_path: Path):
+    gate = Gate()
+    async with gateway_with(Fakes(before={"PlanSearch": gate}), tmp_path, max_running_surveys=1) as gateway:
+        first = await gateway.create()
+        second = await gateway.create()
+        await gateway.stub.CancelSurvey(service_pb.CancelSurveyRequest(survey_id=second), timeout=5)
+        gate.opened.set()
+        await gateway.events(first)
+        survey = await gateway.get(second)
+
+    assert (survey.state, survey.attempt) == (pb.SURVEY_STATE_CANCELLED, 0)
+    assert len(gateway.fakes.requests["PlanSearch"]) == 1
+
+
+async def test_after_a_cancel_no_call_is_begun(tmp_path: Path):
+    """Within a second, as promised; here the survey runs on the replica that is asked."""
+    gate = Gate()
+    async with gateway_with(Fakes(before={"SummarizePaper": gate}), tmp_path, max_summaries_in_flight=2) as gateway:
+        survey_id = await gateway.create()
+        await gate.entered.wait()
+        await gateway.stub.CancelSurvey(service_pb.CancelSurveyRequest(survey_id=survey_id), timeout=5)
+        begun = len(gateway.fakes.requests["SummarizePaper"])
+        gate.opened.set()
+        await gateway.finished(pb.SurveySpec(question="Another one?"))
+        texts = len(gateway.fakes.requests["SummarizePaper"]) - begun
+
+    assert begun == 2
+    assert texts == 20
+
+
+@pytest.mark.parametrize(("method", "wanted"), [("SummarizePaper", pb.STAGE_SUMMARIZE), ("WriteFrame", pb.STAGE_FRAME)])
+async def test_a_failed_survey_is_resumed_where_it_failed(tmp_path: Path, method: str, wanted: int):
+    fakes = Fakes(before={method: fails(grpc.StatusCode.FAILED_PRECONDITION)})
+    async with gateway_with(fakes, tmp_path) as gateway:
+        failed = await gateway.finished()
+        last = (await gateway.events(failed.survey_id))[-1].number
+        del fakes.before[method]
+        fakes.requests.clear()
+        resumed = await gateway.resume(failed.survey_id)
+        events = await gateway.events(failed.survey_id, after=last)
+        survey = await gateway.get(failed.survey_id)
+
+    assert (failed.state, failed.failure.stage) == (pb.SURVEY_STATE_FAILED, wanted)
+    assert resumed.state in {pb.SURVEY_STATE_QUEUED, pb.SURVEY_STATE_RUNNING}
+    assert (survey.state, survey.attempt, survey.coverage.cited_count) == (pb.SURVEY_STATE_DONE, 2, 20)
+    assert not survey.HasField("failure")
+    assert next(event.number for event in events if event.number) == last + 1
+    assert "PlanSearch" not in fakes.requests
+    assert "SearchPapers" not in fakes.requests
+
+
+async def test_a_survey_that_is_done_is_not_resumed(gateway: Gateway):
+    survey = await gateway.finished()
+    with pytest.raises(grpc.aio.AioRpcError) as failure:
+        await gateway.resume(survey.survey_id)
+
+    assert (failure.value.code(), reason_in(failure.value)) == (grpc.StatusCode.FAILED_PRECONDITION, "NOT_READY")
+
+
+async def test_at_its_deadline_a_survey_is_delivered_as_far_as_it_is(tmp_path: Path):
+    gate = Gate(lambda request: request.papers[0].key != "P1")
+    async with gateway_with(Fakes(before={"WriteSection": gate}), tmp_path) as gateway:
+        partial = await gateway.finished(pb.SurveySpec(question="Names?", timeout_ms=2_000))
+        gate.opened.set()
+        await gateway.resume(partial.survey_id)
+        await gateway.events(partial.survey_id)
+        whole = await gateway.get(partial.survey_id)
+
+    assert partial.state == pb.SURVEY_STATE_PARTIAL
+    assert (partial.coverage.cited_count, partial.coverage.listed_count) == (5, 15)
+    assert partial.finished_at.ToMilliseconds() - partial.created_at.ToMilliseconds() <= 3_000
+    assert (whole.state, whole.coverage.cited_count) == (pb.SURVEY_STATE_DONE, 20)
+
+
+async def test_a_gateway_that_stops_leaves_its_surveys_to_the_next_one(tmp_path: Path):
+    gate = Gate()
+    fakes = Fakes(before={"WriteFrame": gate})
+    async with gateway_with(fakes, tmp_path) as gateway:
+        survey_id = await gateway.create()
+        await gate.entered.wait()
+        await gateway.first(survey_id, lambda event: event.stage_finished.report.stage == pb.STAGE_WRITE)
+    gate.opened.set()
+    fakes.requests.clear()
+    async with gateway_with(fakes, tmp_path) as gateway:
+        events = await gateway.events(survey_id)
+        survey = await gateway.get(survey_id)
+
+    numbers = [event.number for event in events if event.number]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert (survey.state, survey.attempt) == (pb.SURVEY_STATE_DONE, 2)
+    assert set(fakes.requests) - {"ListCalls", "ListEncoderCalls"} == {"WriteFrame"}
+
+
+async def test_a_deleted_survey_is_gone_with_the_answers_that_hold_its_question(gateway: Gateway):
+    survey = await gateway.finished(labels={"team": "a"})
+    request = service_pb.DeleteSurveyRequest(survey_id=survey.survey_id)
+    deleted = await gateway.stub.DeleteSurvey(request, timeout=5)
+
+    assert deleted.deleted_answer_count == 4
+    assert gateway.fakes.requests["DeleteCalls"][0].survey_id == survey.survey_id
+    with pytest.raises(grpc.aio.AioRpcError) as failure:
+        await gateway.get(survey.survey_id)
+    assert failure.value.code() is grpc.StatusCode.NOT_FOUND
+    assert not (await gateway.stub.ListSurveys(service_pb.ListSurveysRequest(), timeout=5)).surveys
+
+
+async def test_a_survey_under_way_is_cancelled_and_deleted(tmp_path: Path):
+    gate = Gate()
+    async with gateway_with(Fakes(before={"SearchPapers": gate}), tmp_path) as gateway:
+        survey_id = await gateway.create()
+        await gate.entered.wait()
+        watch = asyncio.create_task(gateway.events(survey_id))
+        await gateway.stub.DeleteSurvey(service_pb.DeleteSurveyRequest(survey_id=survey_id), timeout=10)
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            await watch
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await gateway.get(survey_id)
+
+    assert failure.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_lists_are_narrowed_by_state_label_and_time(tmp_path: Path):
+    async with gateway_with(Fakes(found=papers(1)), tmp_path) as gateway:
+        first = await gateway.finished(labels={"team": "a", "kind": "x"})
+        second = await gateway.finished(labels={"team": "b"})
+
+        async def listed(**fields: Any) -> list[str]:
+            page = await gateway.stub.ListSurveys(service_pb.ListSurveysRequest(**fields), timeout=5)
+            return [survey.survey_id for survey in page.surveys]
+
+        assert await listed(labels={"team": "a"}) == [first.survey_id]
+        assert await listed(labels={"team": "a", "kind": "y"}) == []
+        assert await listed(states=[pb.SURVEY_STATE_DONE]) == [second.survey_id, first.survey_id]
+        assert await listed(states=[pb.SURVEY_STATE_FAILED]) == []
+        assert await listed(created_from=second.created_at) == [second.survey_id]
+        assert await listed(created_before=second.created_at) == [first.survey_id]
 
 
 async def test_surveys_are_listed_newest_first_in_pages(gateway: Gateway):
@@ -384,7 +571,7 @@ async def test_surveys_are_listed_newest_first_in_pages(gateway: Gateway):
     assert seen == made[::-1]
 
 
-@pytest.mark.parametrize("token", ["not a token", "abcdef0123456789"])
+@pytest.mark.parametrize("token", ["not a token", "-1", "9" * 40, "x" * 300])
 async def test_a_page_token_of_nobody_is_refused(gateway: Gateway, token: str):
     with pytest.raises(grpc.aio.AioRpcError) as failure:
         await gateway.stub.ListSurveys(service_pb.ListSurveysRequest(page_token=token), timeout=5)
@@ -392,7 +579,7 @@ async def test_a_page_token_of_nobody_is_refused(gateway: Gateway, token: str):
     assert [violation.field for violation in violations_in(failure.value)] == ["page_token"]
 
 
-@pytest.mark.parametrize("method", ["GetSurvey", "WatchSurvey", "CancelSurvey"])
+@pytest.mark.parametrize("method", ["GetSurvey", "WatchSurvey", "CancelSurvey", "ResumeSurvey", "DeleteSurvey"])
 async def test_an_unknown_survey_is_not_found(gateway: Gateway, method: str):
     request = getattr(service_pb, f"{method}Request")(survey_id="nobody")
     call = getattr(gateway.stub, method)(request, timeout=5)
@@ -401,12 +588,3 @@ async def test_an_unknown_survey_is_not_found(gateway: Gateway, method: str):
         await (call.read() if method == "WatchSurvey" else call)
 
     assert failure.value.code() is grpc.StatusCode.NOT_FOUND
-
-
-async def test_old_surveys_are_forgotten_beyond_the_limit(tmp_path: Path):
-    """Memory must not grow with every survey that was ever made."""
-    async with gateway_with(Fakes(found=[]), tmp_path, max_kept_surveys=2) as gateway:
-        made = [(await gateway.finished()).survey_id for _ in range(4)]
-        page = await gateway.stub.ListSurveys(service_pb.ListSurveysRequest(), timeout=5)
-
-    assert [survey.survey_id for survey in page.surveys] == made[:0:-1]

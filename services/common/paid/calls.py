@@ -16,7 +16,7 @@ from services.common.paid.faults import FaultKind, ProviderFault, RateState
 from services.common.paid.ledger import Ledger, key_of
 from services.common.paid.ledger_values import CallPage, Claimed, Recorded, payer_of
 from services.common.paid.prices import PriceBook
-from services.common.paid.sending import Sending, Wanted
+from services.common.paid.sending import Sending, Wanted, worst_of
 from services.common.paid.usage import TokenUsage, Usage
 
 if TYPE_CHECKING:
@@ -175,11 +175,21 @@ class PaidCalls:
     async def _landed(self, key: str, wanted: Wanted) -> "Landed":
         await self._load_prices()
         call, caller = wanted.call, wanted.caller
-        found = await self._claimed(key, wanted)
+        worst_nano_usd = worst_of(call, self._prices)
+        found = await self._claimed(key, wanted, worst_nano_usd)
         if isinstance(found, Recorded):
             return Landed(answer=_served(found, caller), recorded=found)
+        caller.purse.settle(0, found.lost_nano_usd)
         governor = self._governors.of(call.model)
-        sending = Sending(wanted, found, ledger=self._ledger, prices=self._prices, governor=governor, keep=self._keep)
+        sending = Sending(
+            wanted,
+            found,
+            worst_nano_usd=worst_nano_usd,
+            ledger=self._ledger,
+            prices=self._prices,
+            governor=governor,
+            keep=self._keep,
+        )
         sent = await sending.run()
         reply = sent.reply
         answer = Answer(body=reply.body, outcome=reply.outcome, usage=sent.paid, is_recorded=False)
@@ -187,11 +197,11 @@ class PaidCalls:
         recorded = Recorded(body=reply.body, payer=payer_of(caller), paid=sent.answered) if is_kept else None
         return Landed(answer=answer, recorded=recorded)
 
-    async def _claimed(self, key: str, wanted: Wanted) -> Recorded | Claimed:
+    async def _claimed(self, key: str, wanted: Wanted, worst_nano_usd: int | None) -> Recorded | Claimed:
         """Return the recorded answer, or the claim to get it; wait while another process has that."""
         pause_s = FIRST_POLL_S
         while True:
-            found = await self._ledger.claim(key, wanted.call, wanted.caller)
+            found = await self._ledger.claim(key, wanted.call, wanted.caller, worst_nano_usd)
             if isinstance(found, Recorded):
                 return found
             if isinstance(found, Claimed):

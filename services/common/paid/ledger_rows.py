@@ -222,9 +222,7 @@ class LedgerRows:
         calls = tuple(_listed(row, self.now) for row in rows[:size])
         return CallPage(calls=calls, next_page_token=str(rows[size - 1].number) if len(rows) > size else "")
 
-    def _begin(
-        self, key: str, call: "PaidCall", caller: Caller, lease_until: float, worst_nano_usd: int | None
-    ) -> str:
+    def _begin(self, key: str, call: "PaidCall", caller: Caller, lease_until: float, worst_nano_usd: int | None) -> str:
         from sqlalchemy import insert
 
         call_id = uuid.uuid4().hex

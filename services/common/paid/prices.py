@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum
+from functools import lru_cache
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -25,6 +26,8 @@ CATALOGUE_PROVIDERS: Mapping[str, str] = {"openai": "openai", "anthropic": "anth
 _WANTED = '{"provider:model": {"input_mtok": 0.5, "output_mtok": 2}} or {"provider:*": {"gpu_usd_per_hour": 1.2}}'
 _MILLION = Decimal(1_000_000)
 _MAX_USD = 100_000
+MAX_KEPT = 4_096
+"""Worst cases that are kept; most calls have one of a few dozen."""
 _SECONDS_PER_HOUR = Decimal(3_600)
 
 Usd = Annotated[Decimal, Field(ge=0, le=_MAX_USD, allow_inf_nan=False)]
@@ -53,7 +56,8 @@ class Priced:
     """Of the catalogue, or a hash of the operator's prices; empty where there is no price."""
 
 
-_UNPRICED = Priced(cost_nano_usd=None, source=PriceSource.UNPRICED, version="")
+NOT_KNOWN = Priced(cost_nano_usd=None, source=PriceSource.UNPRICED, version="")
+"""Where a price, or what was taken, is not known."""
 
 
 class _TokenPrice(BaseModel):
@@ -105,6 +109,7 @@ class PriceBook:
         """
         self._own = _own_prices(overrides_json) if overrides_json else {}
         self._own_version = hashlib.sha256(overrides_json.encode()).hexdigest()[:8]
+        self._kept = lru_cache(MAX_KEPT)(self._worst)
 
     @staticmethod
     def load() -> None:
@@ -137,7 +142,8 @@ class PriceBook:
     def worst(self, model: str, tokens: TokenUsage, *, at: datetime, seconds: float) -> int | None:
         """Return the most that a call can cost, in nano-US-dollars; None means unpriced.
 
-        Nothing of the input counts as read from a cache, and all of it as written to one where that costs more.
+        All of the input counts as read from a cache, written to one, or neither, whichever costs most. What was looked
+        up before is kept: finding a price takes longer than all else about a call.
 
         Args:
             model: "provider:model".
@@ -145,9 +151,13 @@ class PriceBook:
             at: when it is made, with its time zone.
             seconds: the longest it can run, for a price by the GPU hour.
         """
-        fresh = replace(tokens, cached_input_tokens=0, cache_write_tokens=0)
-        written = replace(fresh, cache_write_tokens=tokens.input_tokens)
-        costs = [self.price(model, each, at=at, seconds=seconds).cost_nano_usd for each in (fresh, written)]
+        minute = at.replace(second=0, microsecond=0)  # prices change on the minute
+        return self._kept(model, tokens.input_tokens, tokens.output_tokens, minute, seconds)
+
+    def _worst(self, model: str, tokens_in: int, tokens_out: int, at: datetime, seconds: float) -> int | None:
+        fresh = TokenUsage(input_tokens=tokens_in, output_tokens=tokens_out)
+        ways = (fresh, replace(fresh, cache_write_tokens=tokens_in), replace(fresh, cached_input_tokens=tokens_in))
+        costs = [self.price(model, each, at=at, seconds=seconds).cost_nano_usd for each in ways]
         known = [cost for cost in costs if cost is not None]
         return max(known) if len(known) == len(costs) else None
 
@@ -157,7 +167,7 @@ def _catalogue_price(model: str, tokens: TokenUsage, at: datetime) -> Priced:
 
     provider, _, name = model.partition(":")
     if provider not in CATALOGUE_PROVIDERS:
-        return _UNPRICED
+        return NOT_KNOWN
     usage = genai_prices.Usage(
         input_tokens=tokens.input_tokens,
         cache_read_tokens=tokens.cached_input_tokens,
@@ -169,11 +179,11 @@ def _catalogue_price(model: str, tokens: TokenUsage, at: datetime) -> Priced:
             usage, name, provider_id=CATALOGUE_PROVIDERS[provider], genai_request_timestamp=at
         )
     except LookupError:
-        return _UNPRICED
+        return NOT_KNOWN
     # The catalogue counts tokens of a kind that it has no price for as free.
     has_price = found.model_price.input_mtok is not None
     if not has_price or (tokens.output_tokens and found.model_price.output_mtok is None):
-        return _UNPRICED
+        return NOT_KNOWN
     return Priced(
         cost_nano_usd=nano_of(found.total_price),
         source=PriceSource.CATALOGUE,

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from services.common.errors import PaperRouteError
 from services.common.paid.caller import Caller
-from services.common.paid.faults import FaultKind, ProviderFault
+from services.common.paid.faults import MAY_BE_PAID, FaultKind, ProviderFault
 from services.common.paid.ledger import Ledger
 from services.common.paid.ledger_values import CallState, Claimed
-from services.common.paid.prices import PriceBook, Priced
+from services.common.paid.prices import NOT_KNOWN, PriceBook, Priced, PriceSource
 from services.common.paid.usage import TokenUsage, Usage, plausible, summed
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 MAX_CALL_S = 180.0
 """Longest one attempt may take, whether or not its caller still waits."""
+BYTES_STEP = 64
+"""To which multiple the bytes of a prompt are rounded up: calls then share their worst cases, which are kept."""
 _BROKEN_STATES = {FaultKind.TRUNCATED: CallState.TRUNCATED, FaultKind.MALFORMED: CallState.MALFORMED}
 
 
@@ -125,6 +127,7 @@ class Sending:
         wanted: Wanted,
         claimed: Claimed,
         *,
+        worst_nano_usd: int | None,
         ledger: Ledger,
         prices: PriceBook,
         governor: "Governor",
@@ -135,6 +138,7 @@ class Sending:
         Args:
             wanted: the call.
             claimed: its claim.
+            worst_nano_usd: the most that one attempt can cost; None where its price is unknown.
             ledger: where it was claimed.
             prices: what it costs.
             governor: of its model.
@@ -142,6 +146,7 @@ class Sending:
         """
         self._wanted = wanted
         self._claimed = claimed
+        self._worst_nano_usd = worst_nano_usd
         self._ledger = ledger
         self._prices = prices
         self._governor = governor
@@ -169,7 +174,7 @@ class Sending:
         except BaseException:
             await self._drop()
             raise
-        tokens = plausible(reply.tokens)
+        tokens = self._counted(reply.tokens)
         priced = self._priced(tokens)
         self._settle(priced)
         await self._ledger.finish(
@@ -184,16 +189,14 @@ class Sending:
         return Sent(reply=reply, answered=usage, paid=summed([usage, *self._broken])[0])
 
     def _reserve(self) -> None:
-        """Set aside the most that the next attempt can cost; a purse without a limit need not know it."""
-        call, purse = self._wanted.call, self._wanted.caller.purse
-        is_limited = purse.left_nano_usd is not None
-        worst = self._prices.worst(call.model, call.worst, at=self._at, seconds=MAX_CALL_S) if is_limited else 0
-        self._reserved = purse.reserve(call.model, worst)
+        """Set aside the most that the next attempt can cost."""
+        self._reserved = self._wanted.caller.purse.reserve(self._wanted.call.model, self._worst_nano_usd)
 
     def _settle(self, spent: Priced | None) -> None:
-        """Replace what is set aside by what was spent; None for nothing."""
-        cost = spent.cost_nano_usd if spent else None
-        self._wanted.caller.purse.settle(self._reserved or 0, cost or 0)
+        """Replace what is set aside by what was spent; None for nothing. Where nobody knows it stays set aside."""
+        reserved = self._reserved or 0
+        cost = spent.cost_nano_usd if spent else 0
+        self._wanted.caller.purse.settle(reserved, reserved if cost is None else cost)
         self._reserved = None
 
     async def _reply(self) -> "Reply":
@@ -249,14 +252,17 @@ class Sending:
             raise ProviderFault(FaultKind.TIMEOUT, self._wanted.call.model, problem) from error
 
     async def _broke(self, fault: ProviderFault) -> None:
-        """Record what an attempt cost that brought no answer."""
+        """Record what an attempt cost that brought no answer, or that it may have cost something."""
         self._restart_reason = fault.kind.value
-        if fault.tokens is None:
+        if fault.tokens is None and fault.kind not in MAY_BE_PAID:
             return
-        tokens = plausible(fault.tokens)
+        tokens = self._counted(fault.tokens or TokenUsage())
         priced = self._priced(tokens)
+        if fault.tokens is None and priced.source is not PriceSource.GPU_TIME:
+            priced = NOT_KNOWN
         self._settle(priced)
-        self._broken.append(replace(self._usage(tokens, priced), call_count=0))
+        if fault.tokens is not None:
+            self._broken.append(replace(self._usage(tokens, priced), call_count=0))
         state = _BROKEN_STATES.get(fault.kind, CallState.FAILED)
         await self._ledger.add_broken(self._claimed, state=state, tokens=tokens, priced=priced, seconds=self._seconds)
         self._owes_row = False
@@ -279,6 +285,20 @@ class Sending:
     async def _note(self, fault: ProviderFault) -> None:
         logger.info("%s for %s: %s", self._wanted.caller.stage, self._wanted.caller.survey_id, fault)
 
+    def _counted(self, tokens: TokenUsage) -> TokenUsage:
+        """Return counts as they can be; where they are estimated, no more than was sent and asked for."""
+        counted = plausible(tokens)
+        if not counted.is_estimated:
+            return counted
+        limit = token_limit_of(self._wanted.call)
+        return plausible(
+            replace(
+                counted,
+                input_tokens=min(counted.input_tokens, limit.input_tokens),
+                output_tokens=min(counted.output_tokens, limit.output_tokens),
+            )
+        )
+
     def _priced(self, tokens: TokenUsage) -> Priced:
         return self._prices.price(
             self._wanted.call.model,
@@ -299,6 +319,17 @@ class Sending:
             cost_nano_usd=priced.cost_nano_usd,
             is_estimated=tokens.is_estimated,
         )
+
+
+def worst_of(call: "PaidCall", prices: PriceBook) -> int | None:
+    """Return the most that one attempt of a call can cost, in nano-US-dollars; None where its price is unknown."""
+    return prices.worst(call.model, token_limit_of(call), at=datetime.now(UTC), seconds=MAX_CALL_S)
+
+
+def token_limit_of(call: "PaidCall") -> TokenUsage:
+    """Return the most tokens that one attempt of a call can take: of its prompt no more than that has bytes."""
+    byte_count = -(-len(call.payload) // BYTES_STEP) * BYTES_STEP
+    return replace(call.worst, input_tokens=max(call.worst.input_tokens, byte_count))
 
 
 def _has_failed(attempt: "asyncio.Task[Reply]") -> bool:

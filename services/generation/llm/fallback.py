@@ -88,7 +88,7 @@ class FallbackEngine:
         Raises:
             NoSearchTerms: no model answered, and the last engine understands no word of the question.
         """
-        tries = _Tries()
+        tries = _Tries(caller)
         try:
             return await self._answer(tries, caller, lambda engine, mine: engine.plan_search(task, mine))
         except NoSearchTerms as error:
@@ -96,12 +96,12 @@ class FallbackEngine:
 
     async def summarize_paper(self, task: SummaryTask, caller: Caller) -> PaperSummary:
         """Return a summary."""
-        return await self._answer(_Tries(), caller, lambda engine, mine: engine.summarize_paper(task, mine))
+        return await self._answer(_Tries(caller), caller, lambda engine, mine: engine.summarize_paper(task, mine))
 
     async def write_section(self, task: SectionTask, caller: Caller) -> AsyncIterator[str | Restarted | WrittenSection]:
         """Yield the text in pieces, from the beginning again with each engine, then the section."""
         has_text = False
-        attempts = self._events(_Tries(), caller, lambda engine, mine: engine.write_section(task, mine))
+        attempts = self._events(_Tries(caller), caller, lambda engine, mine: engine.write_section(task, mine))
         async with contextlib.aclosing(attempts) as events:
             async for event in events:
                 if has_text or not isinstance(event, Restarted):
@@ -111,7 +111,7 @@ class FallbackEngine:
     async def write_frame(self, task: FrameTask, caller: Caller) -> AsyncIterator[FramePart | WrittenFrame]:
         """Yield the parts, then the frame: those of one engine only, since each part may come once."""
         ready: list[FramePart | WrittenFrame] = []
-        attempts = self._events(_Tries(), caller, lambda engine, mine: engine.write_frame(task, mine))
+        attempts = self._events(_Tries(caller), caller, lambda engine, mine: engine.write_frame(task, mine))
         async with contextlib.aclosing(attempts) as events:
             async for event in events:
                 if isinstance(event, Restarted):
@@ -138,7 +138,7 @@ class FallbackEngine:
             try:
                 async with contextlib.aclosing(_until(mine.deadline, start(engine.tallied(tally), mine))) as events:
                     async for event in events:
-                        yield tries.with_usage(event)
+                        yield tries.completed(event)
             except tuple(_REACTIONS) as error:
                 then = tries.failed(engine.name, error, tally)
             else:
@@ -147,13 +147,14 @@ class FallbackEngine:
             if then is _Then.LAST:
                 break
         async for event in start(self._last, caller):
-            yield tries.with_usage(event)
+            yield tries.completed(event)
 
 
 class _Tries:
     """What became of the tries of one task."""
 
-    def __init__(self) -> None:
+    def __init__(self, caller: Caller) -> None:
+        self._purse = caller.purse
         self.reasons: list[str] = []
         self._usages: list[Usage] = []
 
@@ -171,12 +172,21 @@ class _Tries:
         """Return why the first engine did not do it, in English."""
         return "; ".join(self.reasons)
 
-    def with_usage(self, event: Event) -> Event:
-        """Return a result with the usage of the tries before it and why it came to them; anything else as it is."""
-        if not self.reasons or not isinstance(event, _RESULTS):
+    def completed(self, event: Event) -> Event:
+        """Return a result with what only the whole task knows; anything else as it is.
+
+        That is the usage of the tries before it, why it came to them, and whether the budget kept any of its calls from
+        being made: first calls, candidates, repairs and retries alike.
+        """
+        if not isinstance(event, _RESULTS):
             return event
         reasons = filter(None, [*self.reasons, event.fallback_reason])
-        return replace(event, usage=summed([*self._usages, *event.usage]), fallback_reason="; ".join(reasons))
+        return replace(
+            event,
+            usage=summed([*self._usages, *event.usage]),
+            fallback_reason="; ".join(reasons),
+            budget_reached=self._purse.is_reached,
+        )
 
 
 def _first_kind(fault: ProviderFault) -> str:

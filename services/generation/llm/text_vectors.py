@@ -8,7 +8,7 @@ import grpc
 from paperroute.v1 import embedding_service_pb2 as pb
 from paperroute.v1 import usage_pb2
 
-from services.common.errors import UpstreamFailed, reason_in
+from services.common.errors import BudgetReached, UpstreamFailed, reason_in
 from services.common.paid.caller import Caller
 from services.common.paid.usage import Usage
 
@@ -37,14 +37,15 @@ class EmbeddedTexts:
         self._stub = stub
 
     async def embed_texts(self, texts: Sequence[str], caller: Caller) -> TextVectors:
-        """Return a vector for each text, paid from the caller's purse.
+        """Return a vector for each text, paid from the caller's purse: all that is left in it may be spent.
 
         Raises:
             UpstreamFailed: the service cannot or may not make them.
         """
         from services.common.vectors import WIRE, vectors_of
 
-        left = caller.purse.left_nano_usd
+        purse, left = caller.purse, caller.purse.left_nano_usd
+        purse.settle(0, left or 0)  # until it is known what it took
         call = usage_pb2.CallContext(
             tenant=caller.tenant,
             survey_id=caller.survey_id,
@@ -56,10 +57,12 @@ class EmbeddedTexts:
         try:
             response = await self._stub.EmbedTexts(request, timeout=caller.deadline.timeout_s(TIMEOUT_S))
         except grpc.aio.AioRpcError as failure:
-            raise UpstreamFailed("embedding", reason_in(failure)) from failure
+            reason = reason_in(failure)
+            purse.is_reached |= reason == BudgetReached.reason
+            raise UpstreamFailed("embedding", reason) from failure
         usage = tuple(map(_usage_of, response.usage))
         if left is not None:
-            caller.purse.settle(0, sum(each.cost_nano_usd or 0 for each in usage))
+            purse.settle(left, sum(each.cost_nano_usd or 0 for each in usage))
         wanted = len(texts) * response.dimension * WIRE.itemsize
         if not wanted or response.count != len(texts) or len(response.vectors) != wanted:
             raise UpstreamFailed("embedding", f"{len(texts)} vectors wanted, not {response.count}")

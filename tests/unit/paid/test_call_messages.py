@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from paperroute.v1 import usage_pb2 as pb
 
 from services.common.paid.call_messages import call_messages
@@ -23,6 +25,7 @@ def a_listed_call(state: CallState = CallState.OK, source: PriceSource = PriceSo
         price_version="v",
         prompt_id="section.v1@0",
         response_id="r",
+        worst_nano_usd=12,
     )
 
 
@@ -40,10 +43,17 @@ def test_every_field_of_a_call_is_told() -> None:
     assert message.finished_at.ToMilliseconds() == 1_700_000_002_500
     assert (message.price_source, message.price_version) == (pb.PRICE_SOURCE_CATALOGUE, "v")
     assert (message.prompt_id, message.response_id) == ("section.v1@0", "r")
+    assert message.worst_cost_nano_usd == 12
     usage = message.usage
     assert (usage.call_count, usage.input_tokens, usage.output_tokens) == (1, 7, 3)
     assert usage.source == pb.USAGE_SOURCE_ESTIMATED
     assert not usage.HasField("cost_nano_usd")
+
+
+def test_a_worst_case_that_nobody_knows_is_not_told_as_zero() -> None:
+    (message,) = call_messages([replace(a_listed_call(), worst_nano_usd=None)])
+
+    assert not message.HasField("worst_cost_nano_usd")
 
 
 def test_a_call_under_way_has_no_end() -> None:

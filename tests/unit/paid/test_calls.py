@@ -18,6 +18,7 @@ from services.common.errors import BudgetReached, NotReady, Unpriced, UpstreamFa
 from services.common.paid.caller import Scope
 from services.common.paid.calls import Outcome
 from services.common.paid.faults import FaultKind, ProviderFault
+from services.common.paid.ledger import key_of
 from services.common.paid.ledger_values import CallState, ListedCall
 from services.common.paid.usage import TokenUsage, usage_message
 
@@ -501,7 +502,97 @@ async def test_no_attempt_takes_for_ever(file_ledgers: Ledgers, monkeypatch: pyt
 
     assert failure.value.kind is FaultKind.TIMEOUT
     assert provider.count == 2  # once more, as the table of reactions says
-    assert states(await file_ledgers.listed()) == [CallState.FAILED]
+    assert states(await file_ledgers.listed()) == [CallState.FAILED] * 2
+
+
+SILENT = ProviderFault(FaultKind.TIMEOUT, MODEL, "no answer")
+
+
+async def test_an_attempt_that_timed_out_counts_at_its_worst(file_ledgers: Ledgers) -> None:
+    """The provider may bill for it: the next attempt may cost what is left besides, and the ledger says how much."""
+    calls, caller = file_ledgers.calls(), a_caller(budget=2 * WORST_COST)
+    await calls.run(a_call(), caller, Provider([SILENT]).send)
+
+    assert caller.purse.left_nano_usd == WORST_COST - COST
+    answered, silent = await file_ledgers.listed()
+    assert (answered.state, answered.usage.cost_nano_usd) == (CallState.OK, COST)
+    assert (silent.state, silent.usage.cost_nano_usd, silent.worst_nano_usd) == (CallState.FAILED, None, WORST_COST)
+
+
+async def test_an_attempt_that_timed_out_is_not_repeated_beyond_the_budget(file_ledgers: Ledgers) -> None:
+    provider, caller = Provider([SILENT]), a_caller(budget=2 * WORST_COST - 1)
+    with pytest.raises(BudgetReached):
+        await file_ledgers.calls().run(a_call(), caller, provider.send)
+
+    assert provider.count == 1
+    assert caller.purse.left_nano_usd == WORST_COST - 1
+    assert caller.purse.is_reached
+
+
+async def test_a_retry_after_a_timeout_shows_a_cost(file_ledgers: Ledgers) -> None:
+    """What nobody knows does not hide what is known."""
+    answer = await file_ledgers.calls().run(a_call(), a_caller(), Provider([SILENT]).send)
+
+    assert answer.usage.cost_nano_usd == COST
+
+
+async def test_a_timeout_on_a_gpu_costs_the_time_it_took(file_ledgers: Ledgers) -> None:
+    calls = file_ledgers.calls(prices='{"own:*": {"gpu_usd_per_hour": 3600}}')
+    await calls.run(a_call(), a_caller(), Provider([SILENT]).send)
+
+    assert all(call.usage.cost_nano_usd is not None for call in await file_ledgers.listed())
+
+
+async def test_a_call_that_was_given_up_stays_reserved_until_its_cost_is_known(file_ledgers: Ledgers) -> None:
+    """Otherwise the model that stands in would spend money that the first one takes yet."""
+    calls, provider, caller = file_ledgers.calls(), Provider.shut(), a_caller(seconds=0.5, budget=2 * WORST_COST - 1)
+    with pytest.raises(ProviderFault):
+        await calls.run(a_call(), caller, provider.send)
+    patient = replace(caller, deadline=Deadline.after(30))
+    with pytest.raises(BudgetReached):
+        await calls.run(a_call("another"), patient, provider.send)
+
+    provider.gate.set()
+    await settled(file_ledgers)
+
+    assert caller.purse.left_nano_usd == 2 * WORST_COST - 1 - COST
+    assert (await calls.run(a_call("another"), patient, provider.send)).usage.cost_nano_usd == COST
+
+
+async def test_a_call_that_died_with_its_process_counts_at_its_worst_for_who_takes_it_over(ledgers: Ledgers) -> None:
+    """A request that is made again after a kill may not cost twice what it was allowed."""
+    dead = ledgers.calls()
+    key = key_of(a_call(), a_caller())
+    await dead._ledger.claim(key, a_call(), a_caller(), WORST_COST)
+    await ledgers.sql("UPDATE {call} SET lease_until = started_at - 1")
+    mine, other = a_caller(budget=2 * WORST_COST), a_caller("survey-2", budget=2 * WORST_COST)
+
+    await ledgers.calls().run(a_call(), mine, Provider().send)
+    await ledgers.calls().run(a_call("another"), other, Provider().send)
+
+    assert mine.purse.left_nano_usd == WORST_COST - COST
+    assert other.purse.left_nano_usd == 2 * WORST_COST - COST
+
+
+async def test_no_prompt_costs_more_than_was_reserved_for_it(file_ledgers: Ledgers) -> None:
+    """A token has at least one byte, whatever a model's tokens are like."""
+    call = a_call("\N{PILE OF POO}" * 300)
+    tokens = TokenUsage(input_tokens=1_200, output_tokens=80)
+    caller = a_caller(budget=10 * WORST_COST)
+    await file_ledgers.calls().run(call, caller, Provider([a_reply(tokens=tokens)]).send)
+
+    (listed,) = await file_ledgers.listed()
+    assert listed.usage.cost_nano_usd is not None
+    assert listed.worst_nano_usd is not None
+    assert listed.usage.cost_nano_usd <= listed.worst_nano_usd
+
+
+async def test_an_estimate_of_ours_is_no_more_than_was_asked_for(file_ledgers: Ledgers) -> None:
+    """A provider that does not count its tokens still keeps to the limit it was sent."""
+    guessed = TokenUsage(input_tokens=10_000, output_tokens=10_000, is_estimated=True)
+    answer = await file_ledgers.calls().run(a_call(), a_caller(), Provider([a_reply(tokens=guessed)]).send)
+
+    assert answer.usage.cost_nano_usd == WORST_COST
 
 
 async def test_closing_waits_for_what_is_under_way(file_ledgers: Ledgers) -> None:

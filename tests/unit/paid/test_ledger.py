@@ -156,6 +156,29 @@ async def test_a_lease_that_ran_out_is_taken_over(ledgers: Ledgers) -> None:
     assert states(await ledgers.listed("survey-2")) == [CallState.IN_FLIGHT]
 
 
+async def test_the_worst_case_is_written_with_the_claim(ledgers: Ledgers) -> None:
+    """While a call is under way, and when it is lost, this is all that is known of its cost."""
+    ledger = ledgers.ledger()
+    await ledger.claim(key_of(a_call(), a_caller()), a_call(), a_caller(), 7_000)
+    await ledger.claim(key_of(a_call("unpriced"), a_caller()), a_call("unpriced"), a_caller())
+
+    assert [call.worst_nano_usd for call in await ledgers.listed()] == [7_000, None]
+
+
+@pytest.mark.parametrize(("survey_id", "lost"), [("survey-1", 7_000), ("survey-2", 0)])
+async def test_who_takes_over_a_call_of_its_own_is_told_what_it_may_have_cost(
+    ledgers: Ledgers, survey_id: str, lost: int
+) -> None:
+    key = key_of(a_call(), a_caller())
+    await ledgers.ledger().claim(key, a_call(), a_caller(), 7_000)
+    await ledgers.sql("UPDATE {call} SET lease_until = started_at - 1")
+
+    taken = await ledgers.ledger().claim(key, a_call(), a_caller(survey_id), 9_000)
+
+    assert isinstance(taken, Claimed)
+    assert taken.lost_nano_usd == lost
+
+
 async def test_a_call_whose_process_died_is_shown_as_lost_before_anybody_asks_again(file_ledgers: Ledgers) -> None:
     """Otherwise who closes a survey would wait for it for ever."""
     await claimed(file_ledgers.ledger(), a_call(), a_caller())

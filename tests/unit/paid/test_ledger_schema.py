@@ -10,6 +10,7 @@ import pytest
 from ledgers import Ledgers
 
 from services.common import migrations
+from services.common.database import Database, database_url
 from services.common.errors import NotReady
 from services.common.paid import ledger_schema
 from services.common.paid.ledger_schema import REVISION, ledger_database
@@ -52,6 +53,36 @@ async def test_migrations_make_the_tables_that_the_code_uses(ledgers: Ledgers, o
         return compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
 
     assert await ledgers.database(owner).run(differences) == []
+
+
+async def test_calls_of_the_first_version_stay(shared: SharedSettings) -> None:
+    """Nobody knows what they could have cost at worst."""
+    from alembic import command
+    from alembic.config import Config
+
+    def first_version(connection: Any) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(Path(ledger_schema.__file__).with_name("migrations")))
+        version_table = "generation_ledger_version"
+        config.attributes.update(connection=connection, owner="generation", version_table=version_table)
+        command.upgrade(config, "0001")
+
+    old = Database(
+        database_url(shared, "generation.sqlite3"), name="old", make_tables=first_version, advice="", is_durable=False
+    )
+    insert = (
+        "INSERT INTO generation_call (call_id, key, state, is_public, tenant, survey_id, stage, item, model, prompt_id,"
+        " started_at, lease_until, used_at, is_estimated, price_source) VALUES"
+        " ('c', 'k', 'failed', false, 't', 's', 'write', '', 'm', 'p', 1, 1, 1, false, 'unpriced')"
+    )
+    await old.run(lambda connection: connection.exec_driver_sql(insert))
+    await old.close()
+    made = Ledgers(shared)
+
+    (call,) = await made.listed("s", "t")
+
+    assert (call.call_id, call.worst_nano_usd) == ("c", None)
+    await made.close()
 
 
 async def test_opening_again_changes_nothing_and_needs_no_migrations(

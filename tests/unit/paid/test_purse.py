@@ -18,6 +18,18 @@ def test_calls_side_by_side_reserve_before_they_spend() -> None:
     assert failure.value.metadata["limit_nano_usd"] == "1000"
 
 
+def test_a_purse_remembers_that_it_refused() -> None:
+    purse = Purse(1_000)
+    purse.reserve("own:model", 600)
+    assert not purse.is_reached
+    with pytest.raises(BudgetReached):
+        purse.reserve("own:model", 600)
+
+    purse.settle(600, 0)
+
+    assert purse.is_reached
+
+
 def test_what_was_not_spent_can_be_spent_again() -> None:
     purse = Purse(1_000)
     reserved = purse.reserve("own:model", 900)

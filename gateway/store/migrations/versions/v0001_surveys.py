@@ -120,12 +120,13 @@ def _make_tenants() -> None:
         sa.Column("tenant", sa.String(63), primary_key=True),
         sa.Column("month", sa.String(7), primary_key=True),
         sa.Column("spent_nano_usd", sa.BigInteger, nullable=False, server_default="0"),
+        sa.Column("reserved_nano_usd", sa.BigInteger, nullable=False, server_default="0"),
     )
     op.create_table(
         "reservation",
         sa.Column("survey_id", sa.String(64), primary_key=True),
+        sa.Column("month", sa.String(7), primary_key=True),
         sa.Column("tenant", sa.String(63), nullable=False),
-        sa.Column("month", sa.String(7), nullable=False),
         sa.Column("reserved_nano_usd", sa.BigInteger, nullable=False),
         sa.Column("spent_nano_usd", sa.BigInteger, nullable=False),
     )
