@@ -22,7 +22,7 @@ class GatewaySettings(BaseSettings):
     """A token of the tenant "default" with the scope admin, with which the first tenants and tokens are made. At least
     20 characters."""
     tls_cert: Path | None = None
-    """PEM file of the listener's certificate with its chain; it is read again when it changes. None encrypts nothing."""
+    """PEM file of the listener's certificate with its chain, read again when it changes. None encrypts nothing."""
     tls_key: Path | None = None
     """PEM file of that certificate's key, without a password."""
     tls_client_ca: Path | None = None

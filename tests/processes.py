@@ -17,6 +17,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from services.common.settings import ROLES
 
 START_TIMEOUT_S = 60
+_SOON = [(f"grpc.{which}_reconnect_backoff_ms", 100) for which in ("initial", "min", "max")]
+"""Looks often whether a process serves."""
 
 
 def paperroute(*arguments: str) -> list[str]:
@@ -39,50 +41,67 @@ def free_ports(count: int) -> list[int]:
 
 
 class Cluster:
-    """One process a role, each on a port of its own; a role can be stopped, killed and started again."""
+    """One process a role, each on a port of its own; a role can be stopped, killed and started again.
 
-    def __init__(self, data_dir: Path, extra: Mapping[str, str]) -> None:
-        self.addresses = {role: f"127.0.0.1:{port}" for role, port in zip(ROLES, free_ports(len(ROLES)), strict=True)}
+    A process goes by the name of its role; further gateways are "gateway-2", "gateway-3".
+    """
+
+    def __init__(self, data_dir: Path, extra: Mapping[str, str], *, gateways: int = 1) -> None:
+        """Name the processes; none is started yet.
+
+        Args:
+            data_dir: of all of them; their logs are there too.
+            extra: variables of all of them, such as PAPERROUTE_DATABASE_URL.
+            gateways: how many gateways there are.
+        """
+        names = [*ROLES, *(f"gateway-{number}" for number in range(2, gateways + 1))]
+        self.addresses = {name: f"127.0.0.1:{port}" for name, port in zip(names, free_ports(len(names)), strict=True)}
         self._data_dir = data_dir
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PAPERROUTE_")}
         self._environment = {**inherited, **extra, "PAPERROUTE_DATA_DIR": str(data_dir)}
-        for role, address in self.addresses.items():
-            self._environment[f"PAPERROUTE_{role.upper()}__LISTEN"] = address
+        for role in ROLES:
             if role != "gateway":
-                self._environment[f"PAPERROUTE_GATEWAY__{role.upper()}"] = address
-        self._environment["PAPERROUTE_RETRIEVAL__EMBEDDING"] = self.addresses["embedding"]
+                self._environment[f"PAPERROUTE_GATEWAY__{role.upper()}"] = self.addresses[role]
+        for role in ("RETRIEVAL", "GENERATION"):
+            self._environment[f"PAPERROUTE_{role}__EMBEDDING"] = self.addresses["embedding"]
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    async def start(self, roles: Sequence[str] = ROLES) -> None:
-        """Start roles and wait until each says that it serves."""
-        for role in roles:
-            with (self._data_dir / f"{role}.log").open("ab") as log:
-                self._processes[role] = subprocess.Popen(
-                    paperroute("serve", role), env=self._environment, stdout=log, stderr=log
+    async def start(self, names: Sequence[str] = ROLES) -> None:
+        """Start processes and wait until each says that it serves."""
+        for name in names:
+            role = name.partition("-")[0]
+            own = {f"PAPERROUTE_{role.upper()}__LISTEN": self.addresses[name]}
+            with (self._data_dir / f"{name}.log").open("ab") as log:
+                self._processes[name] = subprocess.Popen(
+                    paperroute("serve", role), env={**self._environment, **own}, stdout=log, stderr=log
                 )
-        for role in roles:
-            await self._serving(role)
+        for name in names:
+            await self._serving(name)
 
-    async def stop(self, role: str, number: int = signal.SIGTERM) -> int:
+    def freeze(self, name: str) -> None:
+        """Let a process stand still: it takes connections and answers nothing."""
+        self._processes[name].send_signal(signal.SIGSTOP)
+
+    async def stop(self, name: str, number: int = signal.SIGTERM) -> int:
         """Send a signal and return the exit status once the process has ended."""
-        process = self._processes.pop(role)
+        process = self._processes.pop(name)
         process.send_signal(number)
         return await asyncio.to_thread(process.wait, 30)
 
     async def close(self) -> None:
         """End every process."""
-        for role in list(self._processes):
-            await self.stop(role, signal.SIGKILL)
+        for name in list(self._processes):
+            await self.stop(name, signal.SIGKILL)
 
-    def log(self, role: str) -> str:
-        """Return what a role wrote."""
-        return (self._data_dir / f"{role}.log").read_text()
+    def log(self, name: str) -> str:
+        """Return what a process wrote."""
+        return (self._data_dir / f"{name}.log").read_text()
 
-    async def _serving(self, role: str) -> None:
-        async with grpc.aio.insecure_channel(self.addresses[role]) as channel:
+    async def _serving(self, name: str) -> None:
+        async with grpc.aio.insecure_channel(self.addresses[name], _SOON) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             try:
                 answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=START_TIMEOUT_S, wait_for_ready=True)
             except grpc.aio.AioRpcError as failure:
-                raise AssertionError(f"{role} does not serve:\n{self.log(role)}") from failure
+                raise AssertionError(f"{name} does not serve:\n{self.log(name)}") from failure
         assert answer.status == health_pb2.HealthCheckResponse.SERVING

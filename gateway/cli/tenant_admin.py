@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, TypeAlias
 
 import click
 import grpc
@@ -45,7 +45,7 @@ _OPTIONS = {
 }
 """What a field of a request is called on the command line."""
 
-Stub = pb_grpc.AdminServiceAsyncStub
+Stub: TypeAlias = "pb_grpc.AdminServiceAsyncStub"  # quoted: only the types know the stub by this name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

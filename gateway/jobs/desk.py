@@ -1,5 +1,6 @@
 """What can be done with surveys: make, read, list, watch, cancel, resume, rewrite, remove. Each is one tenant's."""
 
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from gateway.jobs.heads import head_of
 from gateway.jobs.runs import Runs
 from gateway.jobs.turns import Turns
 from gateway.jobs.upkeep import Upkeep
-from gateway.jobs.values import Job, JobFilter, NewJob, QueueLimits
+from gateway.jobs.values import Job, JobFilter, NewJob, QueueLimits, StaleRun
 from gateway.jobs.watching import WatchHub
 from gateway.pipeline.ports import SilentPorts
 from gateway.pipeline.rewrite import rewrite_section
@@ -95,8 +96,9 @@ class Desk:
             NotFound: there is none of that id, or it is another tenant's.
         """
         await self.database.read(lambda connection: _job(connection, who, survey_id))
-        async for event in self.hub.events(survey_id, after_number):
-            yield event
+        async with contextlib.aclosing(self.hub.events(survey_id, after_number)) as events:
+            async for event in events:  # who goes away is let go at once
+                yield event
 
     async def cancel(self, who: Principal, survey_id: str) -> pb.Survey:
         """End a survey that is queued or under way and return it with what was finished.
@@ -158,7 +160,10 @@ class Desk:
             usage.record(connection, job, draft)
             audit.record(connection, who, admin_pb.AUDIT_ACTION_REWRITE_SECTION, survey_id)
 
-        await self.database.run(work)
+        try:
+            await self.database.run(work)
+        except StaleRun as stale:
+            raise NotReady(f"survey {survey_id}", "it was resumed or removed meanwhile") from stale
         return survey_of(draft)
 
     async def delete(self, who: Principal, survey_id: str) -> int:

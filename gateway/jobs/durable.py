@@ -20,7 +20,7 @@ from paperroute.v1 import survey_pb2 as pb
 
 from gateway.pipeline.stage_run import name_of
 from services.common.database import Database, database_url
-from services.common.errors import UpstreamFailed
+from services.common.errors import NotReady, UpstreamFailed
 from services.common.settings import SharedSettings
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ class Durable:
             owner: this process; never used before.
             version: of the steps. A run that another version began is begun anew.
         """
+        self.on_left: Callable[[], None] = _nothing
+        """Called when a run is no longer under way here: there is a place for another one."""
         self._url = database_url(shared, JOURNAL_FILE)
         self._run = run
         self._owner = owner
@@ -104,9 +106,9 @@ class Durable:
             self._loop = asyncio.get_running_loop()
             self._engine = _engine_of(self._url)
             self._launch_dbos()
-        except BaseException:
+        except BaseException as error:
             await self.close()
-            raise
+            raise _launch_failure(error) from error
 
     async def start(self, survey_id: str, run: int) -> None:
         """Start a run that was never started, and return once it is under way.
@@ -225,8 +227,9 @@ class Durable:
     def _launch_dbos(self) -> None:
         from dbos import DBOS
 
-        # With a handler of its own DBOS adds none; what it has to say goes where everything goes.
-        logging.getLogger("dbos").addHandler(logging.NullHandler())
+        log = logging.getLogger("dbos")
+        if not log.handlers:  # with a handler DBOS adds none of its own: what it has to say goes where everything goes
+            log.addHandler(logging.NullHandler())
         DBOS(config=self._config())
 
         @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=None)
@@ -283,16 +286,16 @@ class Durable:
         """Run a survey; raise what DBOS does not record unless it has been run to its end, here."""
         from dbos import error as dbos_error
 
-        task = asyncio.current_task()
-        if self._is_closing or task is None or asyncio.get_running_loop() is not self._loop:
+        task, name = asyncio.current_task(), _workflow_id(survey_id, run)
+        if self._is_closing or task is None:
             raise _Interrupted
-        name = _workflow_id(survey_id, run)
         self._tasks[task] = self._under_way[task] = name
+        task.add_done_callback(self._tasks.pop)
         if begun := self._starting.get(name):
             begun.set()
-        task.add_done_callback(self._tasks.pop)
         try:
-            await self._may_start.wait()
+            self.check_loop()
+            await self.may_start()
             await self._run(survey_id, run, StepRunner(self))
             await self._check_owner(task, name)
         except dbos_error.DBOSBaseException:  # it was cancelled, or another process has taken it over
@@ -302,6 +305,20 @@ class Durable:
             raise _Interrupted from None
         finally:
             del self._under_way[task]
+            self.on_left()
+
+    def check_loop(self) -> None:
+        """See that what runs is on the loop that serves: the channels to the services belong to it.
+
+        Raises:
+            RuntimeError: it is on another one.
+        """
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError("a survey is not run on the loop that serves")
+
+    async def may_start(self) -> None:
+        """Wait until steps may begin."""
+        await self._may_start.wait()
 
     async def _check_owner(self, task: asyncio.Task[Any], name: str) -> None:
         """See that a run that returned has come to its end, here.
@@ -344,10 +361,9 @@ class StepRunner:
         """
 
         async def step() -> None:
-            if asyncio.get_running_loop() is not self._durable._loop:  # noqa: SLF001  # channels belong to one loop
-                raise _Raised(RuntimeError("a step is not on the loop of the gateway"))
-            await self._durable._may_start.wait()  # noqa: SLF001
+            await self._durable.may_start()
             try:
+                self._durable.check_loop()
                 await work()
             except Exception as error:  # noqa: BLE001  # whatever it is, it leaves by the same way
                 raise _Raised(error) from None
@@ -368,6 +384,22 @@ class _Raised(BaseException):
 
 class _Interrupted(BaseException):
     """Ends a workflow without a word in the journal, so that it can be resumed."""
+
+
+def _launch_failure(error: BaseException) -> BaseException:
+    """Return what a launch fails with: without the database's words, which may hold its address."""
+    from dbos import error as dbos_error
+    from sqlalchemy.exc import SQLAlchemyError
+
+    if isinstance(error, SQLAlchemyError | dbos_error.DBOSException):
+        return NotReady(
+            _WHAT, f"its tables cannot be made or read ({type(error).__name__}); may this user change them?"
+        )
+    return error
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def _workflow_id(survey_id: str, run: int) -> str:

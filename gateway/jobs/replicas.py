@@ -6,7 +6,8 @@ Nothing that the process starts inherits the file: Python opens files so that pr
 here forks without executing one. And the folder is on a file system of this machine, where flock is per open file; on
 some network file systems it is per process, but there SQLite's write-ahead log does not work either.
 
-A process that is stopped or slow keeps its lock: it is not dead, and what it has under way is its own.
+A process that is stopped or slow keeps its lock: it is not dead, and what it has under way is its own. A session can end
+although its process lives, as all do when the server restarts; the process then gets a moment to take its lock again.
 """
 
 import asyncio
@@ -35,6 +36,9 @@ BEAT_S = 0.5
 """Pause between two looks whether the lock is still held."""
 PATIENCE_S = 3.0
 """A lock whose database does not answer for so long is taken for lost until it does."""
+DEAD_AFTER_S = 1.0
+"""For so long the lock of a session must be free before its process is taken for dead: the living notice within a beat."""
+FORGET_AFTER_S = 10.0
 _WHAT = "the lock of this replica"
 _ATTEMPTS = 5
 _KEEPALIVE = {"tcp_keepalives_idle": 5, "tcp_keepalives_interval": 2, "tcp_keepalives_count": 3}
@@ -221,6 +225,8 @@ class ServerLocks(ReplicaLocks):
         super().__init__()
         self._url = url.replace("postgresql+psycopg://", "postgresql://", 1)
         self._connection: AsyncConnection[Any] | None = None
+        self._free_since: dict[str, tuple[float, float]] = {}
+        """By owner: when its lock was found free first and last."""
 
     async def _take(self) -> bool:
         import psycopg
@@ -259,10 +265,22 @@ class ServerLocks(ReplicaLocks):
         import psycopg
 
         try:
-            return await self._ask("pg_try_advisory_lock", other)
+            is_free = await self._ask("pg_try_advisory_lock", other)
         except psycopg.Error as error:
             logger.info("the lock of replica %s cannot be asked for: %s", other, type(error).__name__)
             return False
+        if is_free and not self._is_confirmed(other):
+            await self._give_back(other)
+            return False
+        self._free_since.pop(other, None)
+        return is_free
+
+    def _is_confirmed(self, other: str) -> bool:
+        """Note that a lock was found free; return whether it has been for long enough."""
+        now = asyncio.get_running_loop().time()
+        first, last = self._free_since.get(other, (now, now))
+        self._free_since[other] = (first if now - last < FORGET_AFTER_S else now, now)
+        return now - self._free_since[other][0] >= DEAD_AFTER_S
 
     async def _give_back(self, other: str) -> None:
         import psycopg

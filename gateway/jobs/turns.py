@@ -94,7 +94,7 @@ class Turns:
         self._tasks: list[asyncio.Task[None]] = []
 
     def poke(self, survey_id: str = "") -> None:
-        """Look at the queue soon: a survey was put into it, or one ended.
+        """Look at the queue soon: a survey was put into it, or something in it changed.
 
         Args:
             survey_id: the one that was put into it.
@@ -105,6 +105,7 @@ class Turns:
 
     async def start(self) -> None:
         """Begin to give turns and to take over."""
+        self._durable.on_left = self.poke
         work = [
             self._claim_again_and_again(),
             self._guard(),
@@ -149,7 +150,10 @@ class Turns:
                 raise outcome  # what did not start is resumed by and by
 
     async def _show_places(self) -> None:
-        for survey_id in await self._database.run(turns.show_places):
+        moved = await self._database.read(turns.moved_places)
+        if moved:
+            await self._database.run(lambda connection: turns.show_places(connection, moved))
+        for survey_id in moved:
             self._changed(survey_id)
 
     async def _reap(self) -> None:

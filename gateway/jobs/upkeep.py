@@ -12,7 +12,7 @@ from paperroute.v1 import generation_service_pb2 as generation_pb
 
 from gateway.document.draft import Draft, Part, PartKind
 from gateway.jobs.heads import head_of
-from gateway.jobs.values import Job
+from gateway.jobs.values import Job, StaleRun
 from gateway.money.costs import may_cost, settle
 from gateway.services import Services
 from services.common.database import Database, clock_s
@@ -58,7 +58,10 @@ class Upkeep:
             return True
         job, draft = found
         is_last = not may_cost(draft) or await settle(draft, self._services, job.tenant)
-        await self._database.run(lambda connection: _keep_costs(connection, job, draft, is_last=is_last))
+        try:
+            await self._database.run(lambda connection: _keep_costs(connection, job, draft, is_last=is_last))
+        except StaleRun:
+            return True  # it goes on, or was removed: whoever did that sees to its costs
         return is_last
 
     async def remove(self, job: Job) -> int:

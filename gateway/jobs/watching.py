@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -46,7 +46,7 @@ class WatchHub:
         self._reading: asyncio.Task[None] | None = None
         self._stopping: UpstreamFailed | None = None
 
-    async def events(self, survey_id: str, after_number: int) -> AsyncIterator[Event]:
+    async def events(self, survey_id: str, after_number: int) -> AsyncGenerator[Event, None]:
         """Yield the events of a survey: the numbered ones after a number, and how far things are.
 
         The last one of a survey that has ended is the last one here. Events are shared with other watchers: they are
@@ -82,6 +82,7 @@ class WatchHub:
         """Send all watchers away."""
         self._stopping = UpstreamFailed("the gateway", "it stops; watch again from the last number", retry_after_s=1)
         self._send_away(list(self._watched.values()), self._stopping)
+        self._poked.set()
         if self._reading is not None:
             await asyncio.wait([self._reading])
 
@@ -103,7 +104,6 @@ class WatchHub:
         if self._watched.get(watched.survey_id) is watched:
             del self._watched[watched.survey_id]
             self._changed.discard(watched.survey_id)
-            self._poked.set()
 
     def _send_away(self, those: "Sequence[_Watched]", failure: Exception) -> None:
         for watched in those:

@@ -149,11 +149,11 @@ class SurveyWriter:
 
     async def close(self) -> None:
         """Write what was handed over for good; how far things are is let go."""
-        if self._live_timer is not None:
-            self._live_timer.cancel()
         self._showing.clear()
         if self._writing is not None:
             await asyncio.wait([self._writing])
+        if self._live_timer is not None:
+            self._live_timer.cancel()
 
     def hand_over(self, run: RunWriter) -> None:
         """Write what a run has, soon."""
@@ -219,13 +219,24 @@ class SurveyWriter:
                 logger.warning("the events of %d surveys are not written yet: %s", len(taken), error)
             is_again = True
             await asyncio.sleep(delay_s)
-        for run, handed in taken:
-            try:
-                await self._write_once([(run, handed)], is_again=True)
-            except PaperRouteError as error:
-                logger.exception("survey %s cannot go on here", handed.survey_id)
+        try:
+            await self._database.read(lambda _: None)
+        except PaperRouteError as error:  # it is still away: to try each run would take as long as many times that
+            logger.exception("%d surveys cannot go on here", len(taken))
+            for run, _ in taken:
                 run.fail(error)
+            return None
+        for each in taken:
+            await self._write_alone(each)
         return None
+
+    async def _write_alone(self, taken: "_Taken") -> None:
+        run, handed = taken
+        try:
+            await self._write_once([taken], is_again=True)
+        except PaperRouteError as error:
+            logger.exception("survey %s cannot go on here", handed.survey_id)
+            run.fail(error)
 
     async def _write_once(self, taken: "Sequence[_Taken]", *, is_again: bool) -> None:
         handed = [each for _, each in taken]

@@ -45,11 +45,10 @@ class Account:
         self.limit = limit
         self.known = 0
         """What the ledgers held at the last reading; calls whose cost nobody knows at their worst."""
-        self.open_elsewhere = 0
-        """Part of it that may come back: calls in flight that belong to no grant."""
         self.held = 0
         """What the grants count beyond what the ledgers tell."""
         self._by_item: Counter[Item] = Counter()
+        self._in_flight: Counter[Item] = Counter()
         self._grants: set[Grant] = set()
         self._open_items: Counter[Item] = Counter()
 
@@ -57,6 +56,16 @@ class Account:
     def left(self) -> int | None:
         """What nothing has taken and nobody holds; below 0 where more was spent than allowed, None without limit."""
         return None if self.limit is None else self.limit - self.known - self.held
+
+    @property
+    def in_flight(self) -> int:
+        """Part of `known` that may come back: calls whose cost is not known yet."""
+        return self._in_flight.total()
+
+    @property
+    def in_flight_elsewhere(self) -> int:
+        """Part of that which belongs to no grant: nobody here is told when it comes back."""
+        return sum(cost for item, cost in self._in_flight.items() if not self._open_items[item])
 
     @property
     def is_busy(self) -> bool:
@@ -83,20 +92,26 @@ class Account:
         self.held -= grant.extra
 
     def settling(self, now: float) -> tuple[int, float]:
-        """Return what a reading that begins now frees of grants that have ended, and when one more grant is sure.
+        """Return what a reading that begins now may free of grants that have ended, and when one more is sure.
 
         Infinity stands for never.
         """
-        ended = [(grant.sure_at, grant.extra) for grant in self._grants if grant.sure_at is not None]
-        freed = sum(extra for sure_at, extra in ended if sure_at <= now)
-        return freed, min((sure_at for sure_at, _ in ended if sure_at > now), default=math.inf)
+        freed, next_at = 0, math.inf
+        for grant in self._grants:
+            if grant.sure_at is not None and grant.sure_at <= now:
+                freed += grant.extra + self._in_flight[grant.item]
+            elif grant.sure_at is not None:
+                next_at = min(next_at, grant.sure_at)
+        return freed, next_at
 
     def learn(self, calls: Iterable[usage_pb2.RecordedCall], read_at: float) -> None:
         """Take in a reading of the ledgers that began at a moment."""
-        calls = list(calls)
-        self._by_item = Counter()
+        self._by_item, self._in_flight = Counter(), Counter()
         for call in calls:
-            self._by_item[_item_of(call)] += cost_of(call)
+            item, cost = _item_of(call), cost_of(call)
+            self._by_item[item] += cost
+            if call.outcome == usage_pb2.CALL_OUTCOME_IN_FLIGHT:
+                self._in_flight[item] += cost
         self.known = self._by_item.total()
         for grant in [each for each in self._grants if each.sure_at is not None and each.sure_at <= read_at]:
             self.drop(grant)
@@ -104,8 +119,6 @@ class Account:
             if grant.is_sole:
                 grant.extra = max(0, grant.before + grant.amount - self._by_item[grant.item])
         self.held = sum(grant.extra for grant in self._grants)
-        in_flight = [call for call in calls if call.outcome == usage_pb2.CALL_OUTCOME_IN_FLIGHT]
-        self.open_elsewhere = sum(cost_of(call) for call in in_flight if not self._open_items[_item_of(call)])
 
 
 def _item_of(call: usage_pb2.RecordedCall) -> Item:

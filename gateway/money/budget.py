@@ -261,10 +261,10 @@ class SurveyBudget:
             freed: what a reading frees of grants that have ended.
         """
         if self._has_failed:
-            return self._read_at + POLL_S if freed or self._account.open_elsewhere else math.inf
+            return self._read_at + POLL_S if freed or self._account.in_flight_elsewhere else math.inf
         if freed and self._room + freed >= wish.least:
             return self._read_at + READ_GAP_S
-        return self._read_at + POLL_S if self._account.open_elsewhere else math.inf
+        return self._read_at + POLL_S if self._account.in_flight_elsewhere else math.inf
 
     def _is_fulfilled(self, wish: "_Wish") -> bool:
         amount = wish.size(self._room)
@@ -310,7 +310,7 @@ class SurveyBudget:
     def _may_wait(self, wish: "_Wish", now: float) -> bool:
         """Return whether what is under way may bring back enough for a wish."""
         account, month = self._account, self._month
-        back = account.held + account.open_elsewhere
+        back = account.held + account.in_flight
         could = self._survey_room + back
         if month:
             could = min(could, month.room(account) + back + month.left + month.others)
@@ -433,7 +433,7 @@ class _Wish:
         if self.needed > room:
             return None
         if self.above is not None:
-            return self.portion
+            return self.portion if self.worst.most else max(self.least, room // 2)
         if self.worst.most * PLENTY <= room:
             return self.worst.most
         return self.portion if self.portion * SOME <= room else self.worst.least

@@ -15,6 +15,9 @@ from gateway.pipeline.summaries import SummaryBoard
 from services.common.citations import StreamRenderer
 from services.common.papers import Paper, message_of
 
+ATTEMPTS_A_RUN = 1_000
+"""More often than that no run begins the text of one section."""
+
 
 async def write_sections(run: Run, stage: StageRun, keyed: KeyedPapers, board: SummaryBoard) -> None:
     """Write each section by a call of its own once its papers are summarized; one that fails lists its papers."""
@@ -105,7 +108,9 @@ async def _streamed_section(
         pieces.append(piece)
         run.ports.show(f"section {place_name(place)}", text)
 
-    run.attempts[place] = run.attempts.get(place, 0) + 1
+    # Watchers tell texts apart by the attempt: a run that goes on after a kill counts above what those before it used.
+    first = max(0, run.draft.attempt - 1) * ATTEMPTS_A_RUN
+    run.attempts[place] = run.attempts.get(place, first) + 1
     stream = run.services.generation.WriteSection(request, timeout=run.timeout_s(pb.STAGE_WRITE))
     async for message in stream:
         match message.WhichOneof("event"):

@@ -108,16 +108,15 @@ def positions(connection: "Connection", *tenants: str) -> dict[str, int]:
     return {survey_id: place for place, (tenant, survey_id, _) in in_order if not tenants or tenant in tenants}
 
 
-def show_places(connection: "Connection") -> list[str]:
-    """Show queued surveys where they stand, as far as that has changed noticeably, and return which."""
+def moved_places(connection: "Connection") -> dict[str, int]:
+    """Return the places of the queued surveys that have changed noticeably since they were shown, the first ones."""
     from sqlalchemy import select
 
     from gateway.store.tables import SURVEY_LIVE
 
-    _lock(connection)
     wanted = positions(connection)
     if not wanted:
-        return []
+        return {}
     columns = SURVEY_LIVE.c
     query = select(columns.survey_id, columns.payload).where(columns.place == events.QUEUE_PLACE)
     shown = {row.survey_id: events.Event.FromString(row.payload) for row in connection.execute(query)}
@@ -129,8 +128,13 @@ def show_places(connection: "Connection") -> list[str]:
             moved[survey_id] = place
             if len(moved) == MAX_SHOWN_AT_ONCE:
                 break
+    return moved
+
+
+def show_places(connection: "Connection", moved: Mapping[str, int]) -> None:
+    """Show surveys their places in the queue; those that wait no longer are passed over."""
+    _lock(connection)  # who gives turns locks rows in another order
     events.show_positions(connection, moved)
-    return list(moved)
 
 
 def running(connection: "Connection") -> dict[str, list[RunningSurvey]]:

@@ -27,7 +27,9 @@ class FieldChecks:
         return is_kept
 
     def length(self, field: str, value: str, low: int, high: int) -> bool:
-        """Require a text of `low` to `high` characters; blanks count only against `high`."""
+        """Require a text of `low` to `high` characters without NUL; blanks count only against `high`."""
+        if not self.require("\0" not in value, field, "no NUL character"):
+            return False
         found = len(value) if value.strip() or len(value) > high else 0
         wanted = f"{low:,} to {high:,} characters" if low else f"at most {high:,} characters"
         return self.require(low <= found <= high, field, f"{wanted}, not {found:,}")

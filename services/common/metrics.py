@@ -1,4 +1,4 @@
-"""The metrics: each instrument once, with its name and unit. Without the SDK, of which nothing is imported, none is kept."""
+"""The metrics: each instrument once, with its name and unit. Only the API is imported; without the SDK none is kept."""
 
 from opentelemetry import metrics
 

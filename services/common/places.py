@@ -56,7 +56,7 @@ class Places:
         except asyncio.CancelledError:
             if turn.cancelled():
                 self._forget(party, turn)
-            elif False:  # the turn came, and nobody is there to use it
+            elif turn.result():  # the turn came, and nobody is there to use it
                 self.leave(party)
             raise
         if not has_place:

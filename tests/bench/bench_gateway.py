@@ -78,7 +78,7 @@ def gateway(address: str, folder: str, count: int) -> Iterator[tuple[str, int]]:
         child.wait(30)
 
 
-async def one(stub: pb_grpc.SurveyServiceAsyncStub, number: int, places: asyncio.Semaphore, seen: Seen) -> None:
+async def one(stub: "pb_grpc.SurveyServiceAsyncStub", number: int, places: asyncio.Semaphore, seen: Seen) -> None:
     """Create a survey, watch it to its end, and read it."""
     async with places:
         began = time.perf_counter()
@@ -106,7 +106,7 @@ async def measured(listen: str, count: int) -> tuple[Seen, float]:
             health_pb2.HealthCheckRequest(), timeout=60, wait_for_ready=True
         )
         await check
-        stub: pb_grpc.SurveyServiceAsyncStub = pb_grpc.SurveyServiceStub(channel)
+        stub: "pb_grpc.SurveyServiceAsyncStub" = pb_grpc.SurveyServiceStub(channel)
         await one(stub, -1, asyncio.Semaphore(1), Seen())  # loads what the first survey loads
         began = time.perf_counter()
         async with asyncio.TaskGroup() as group:

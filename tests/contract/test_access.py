@@ -1,9 +1,7 @@
 """Who may call what: tokens, scopes, rates, streams that outlive their token, and services among themselves."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,16 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from paperroute.v1 import admin_service_pb2 as admin_pb
 from paperroute.v1 import survey_service_pb2 as survey_pb
-from postgres import postgres  # noqa: F401 # fixture
 from raw_http2 import grpc_status
 from replicas import ADMIN_TOKEN, Replica, called, path_of, public_methods, replica
-from survey_rows import Gateways, file_gateways, gateway_store, gateways  # noqa: F401 # fixtures
+from survey_rows import Gateways
 
 from gateway.access.guard import SCOPES
 from gateway.access.principal import LOCAL, Principal, Scope
 from gateway.access.tokens import new_secret
 from services.common import errors
-from services.common.settings import SharedSettings
 
 METHODS = [pytest.param(method, id=path_of(method).rpartition(".")[2]) for method in public_methods()]
 BY_NAME = {method.name: method for method in public_methods()}
@@ -34,7 +30,7 @@ READ, WRITE, ADMIN = admin_pb.TOKEN_SCOPE_READ, admin_pb.TOKEN_SCOPE_WRITE, admi
 
 
 @pytest.fixture
-async def served(file_gateways: Gateways) -> AsyncIterator[Replica]:  # noqa: F811
+async def served(file_gateways: Gateways) -> AsyncIterator[Replica]:
     async with replica(file_gateways.database, max_requests_per_s=1_000) as made:
         yield made
 
@@ -136,7 +132,7 @@ async def test_every_refusal_looks_the_same(served: Replica):
     assert len(seen) == 1
 
 
-async def test_a_token_that_is_revoked_on_one_replica_ends_on_the_others(gateways: Gateways):  # noqa: F811
+async def test_a_token_that_is_revoked_on_one_replica_ends_on_the_others(gateways: Gateways):
     async with replica(gateways.database) as one, replica(gateways.another_database()) as other:
         await one.tenant("team")
         token = await one.token("team")
@@ -150,7 +146,7 @@ async def test_a_token_that_is_revoked_on_one_replica_ends_on_the_others(gateway
     assert here.code() is there.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
-async def test_a_new_token_is_good_on_every_replica_at_once(gateways: Gateways):  # noqa: F811
+async def test_a_new_token_is_good_on_every_replica_at_once(gateways: Gateways):
     async with replica(gateways.database) as one, replica(gateways.another_database()) as other:
         await one.tenant("team")
         for _ in range(5):
@@ -158,7 +154,7 @@ async def test_a_new_token_is_good_on_every_replica_at_once(gateways: Gateways):
             await other.surveys(token.secret).GetSurvey(GET, timeout=10)
 
 
-async def test_without_its_database_the_gateway_says_that_it_cannot_tell(file_gateways: Gateways):  # noqa: F811
+async def test_without_its_database_the_gateway_says_that_it_cannot_tell(file_gateways: Gateways):
     """Neither that the token is bad, which would make clients throw it away, nor INTERNAL."""
     async with replica(file_gateways.database) as served:
         served.access.tokens._recent._read = _away
@@ -175,7 +171,7 @@ async def _away(_keys: Any) -> Any:
 # Rates
 
 
-async def test_who_calls_too_often_is_told_when_to_come_back(file_gateways: Gateways):  # noqa: F811
+async def test_who_calls_too_often_is_told_when_to_come_back(file_gateways: Gateways):
     async with replica(file_gateways.database) as served:
         await served.tenant("slow", max_requests_per_s=0.5)
         await served.tenant("quick", max_requests_per_s=1_000)
@@ -190,7 +186,7 @@ async def test_who_calls_too_often_is_told_when_to_come_back(file_gateways: Gate
     assert 0 < detail_in(failure, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() <= 2_000
 
 
-async def test_watching_counts_once_and_refused_calls_count_too(file_gateways: Gateways):  # noqa: F811
+async def test_watching_counts_once_and_refused_calls_count_too(file_gateways: Gateways):
     async with replica(file_gateways.database) as served:
         await served.tenant("team", max_requests_per_s=2)
         secret = (await served.token("team")).secret
@@ -209,7 +205,7 @@ async def test_watching_counts_once_and_refused_calls_count_too(file_gateways: G
 # Streams
 
 
-async def test_a_stream_ends_with_its_token(gateways: Gateways):  # noqa: F811
+async def test_a_stream_ends_with_its_token(gateways: Gateways):
     """A watcher whose token is revoked, here or on another replica, sees nothing more."""
     async with replica(gateways.database) as one, replica(gateways.another_database()) as other:
         await one.tenant("team")
@@ -235,7 +231,7 @@ async def test_a_stream_ends_with_its_token(gateways: Gateways):  # noqa: F811
             assert await watch.read() == grpc.aio.EOF
 
 
-async def test_a_stream_ends_when_its_token_expires(gateways: Gateways):  # noqa: F811
+async def test_a_stream_ends_when_its_token_expires(gateways: Gateways):
     async with replica(gateways.database, max_age_s=60) as served:
         await served.tenant("team")
         token = await served.token("team")
@@ -250,7 +246,7 @@ async def test_a_stream_ends_when_its_token_expires(gateways: Gateways):  # noqa
 
 
 async def test_a_stream_whose_token_cannot_be_checked_ends_and_may_come_back(
-    file_gateways: Gateways,  # noqa: F811
+    file_gateways: Gateways,
 ):
     async with replica(file_gateways.database) as served:
         watch = served.surveys(ADMIN_TOKEN).WatchSurvey(survey_pb.WatchSurveyRequest(), timeout=30)
@@ -304,7 +300,7 @@ async def _reflected(channel: grpc.aio.Channel, metadata: Any = None) -> grpc.St
     return grpc.StatusCode.OK
 
 
-async def test_where_no_tokens_are_needed_everybody_is_the_local_admin(file_gateways: Gateways):  # noqa: F811
+async def test_where_no_tokens_are_needed_everybody_is_the_local_admin(file_gateways: Gateways):
     async with replica(file_gateways.database, auth="off") as served:
         await served.surveys().GetSurvey(GET, timeout=10)
         await served.surveys(new_secret()).GetSurvey(GET, timeout=10)
@@ -354,8 +350,8 @@ async def test_a_garbage_header_is_refused_like_any_other(served: Replica, heade
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.data())
-def test_no_mutation_of_a_header_is_a_bug(data: st.DataObject):
+@given(data=st.data())
+async def test_no_mutation_of_a_header_is_a_bug(data: st.DataObject, served: Replica):
     """Whatever bytes stand in the header, the guard says why it refuses them, and nothing else happens."""
     mutated = bytearray(GOOD)
     for _ in range(data.draw(st.integers(1, 6))):
@@ -373,18 +369,8 @@ def test_no_mutation_of_a_header_is_a_bug(data: st.DataObject):
             break
     copies = data.draw(st.integers(1, 3))
 
-    status = asyncio.run(_status_of([(b"authorization", bytes(mutated))] * copies))
+    headers = [(b"authorization", bytes(mutated))] * copies
+    status = await grpc_status(served.host.address, path_of(BY_NAME["GetSurvey"]), headers)
 
     expected = {0, 16} if bytes(mutated).strip().lower().startswith(b"bearer") and copies == 1 else {16}
     assert status in expected
-
-
-async def _status_of(headers: Any) -> int | str:
-    """Call a gateway that stands alone, so that each example has a loop and a server of its own."""
-    from gateway.store.schema import gateway_database
-
-    database = gateway_database(SharedSettings(data_dir=Path(os.environ["PAPERROUTE_DATA_DIR"])))
-    async with replica(database) as served:
-        status = await grpc_status(served.host.address, path_of(BY_NAME["GetSurvey"]), headers)
-    await database.close()
-    return status

@@ -588,3 +588,18 @@ async def test_an_unknown_survey_is_not_found(gateway: Gateway, method: str):
         await (call.read() if method == "WatchSurvey" else call)
 
     assert failure.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("fields", "broken"),
+    [
+        pytest.param({"request_id": "a\0b"}, "request_id", id="request_id"),
+        pytest.param({"labels": {"team": "a\0"}}, "labels['team']", id="label"),
+    ],
+)
+async def test_what_a_database_cannot_hold_is_refused(gateway: Gateway, fields: dict[str, Any], broken: str):
+    """PostgreSQL holds no NUL in a text."""
+    with pytest.raises(grpc.aio.AioRpcError) as failure:
+        await gateway.create(**fields)
+
+    assert [violation.field for violation in violations_in(failure.value)] == [broken]

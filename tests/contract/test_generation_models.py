@@ -218,6 +218,33 @@ async def test_a_budget_is_kept_and_the_extractive_engine_finishes(roles: Roles)
     assert not roles.provider.requests
     assert section.model == "extractive:builtin"
     assert "budget" in section.fallback_reason
+    assert section.budget_reached
+
+
+async def test_every_answer_says_whether_its_budget_was_reached(roles: Roles):
+    """Whoever hands out budgets learns so that more of it would have helped."""
+    for limit, is_reached in ((10, True), (10**12, False)):
+        call = usage_pb2.CallContext(tenant="a", survey_id="s1", max_cost_nano_usd=limit)
+        frame = pb.WriteFrameRequest(
+            call=call, model=LUNA, question=QUESTION, language="en",
+            outline=section_request().outline, papers=section_request().papers,
+        )  # fmt: skip
+        parts = [message async for message in roles.generation.WriteFrame(frame, timeout=20)]
+
+        assert (await roles.plan(call=call)).budget_reached is is_reached
+        assert (await roles.summary(call=call)).budget_reached is is_reached
+        assert (await roles.section(call=call))[-1].finished.budget_reached is is_reached
+        assert parts[-1].finished.budget_reached is is_reached
+
+
+async def test_calls_are_listed_with_their_worst_case(roles: Roles):
+    call = usage_pb2.CallContext(tenant="a", survey_id="s1")
+    await roles.summary(call=call)
+    await roles.summary(2, call=call, model=UNPRICED)
+    priced, unpriced = await roles.calls()
+
+    assert priced.worst_cost_nano_usd > priced.usage.cost_nano_usd
+    assert not unpriced.HasField("worst_cost_nano_usd")
 
 
 @pytest.mark.parametrize(

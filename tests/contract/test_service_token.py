@@ -22,7 +22,7 @@ from paperroute.v1 import embedding_service_pb2_grpc as embedding_grpc
 from paperroute.v1 import retrieval_service_pb2_grpc as retrieval_grpc
 from pydantic import SecretStr
 from replicas import called, public_methods, replica
-from survey_rows import Gateways, file_gateways  # noqa: F401 # fixture
+from survey_rows import Gateways
 
 from gateway.access.access import protection_of
 from gateway.embedded import embedded
@@ -261,7 +261,7 @@ def test_a_token_that_cannot_be_used_is_named_but_not_shown(variable: str, value
 
 
 async def test_no_secret_is_in_a_repr_a_log_or_an_error(
-    file_gateways: Gateways,  # noqa: F811
+    file_gateways: Gateways,
     behind: tuple[RoleServer, Fakes],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,

@@ -5,6 +5,7 @@ import asyncio
 import sys
 
 from standins.provider_server import ProviderStandIn
+from standins.provider_writers import CitingWriter, plain_answer
 
 
 def _arguments() -> argparse.Namespace:
@@ -15,6 +16,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--requests-per-s", type=float, help="rate limit of each model")
     parser.add_argument("--burst", type=int, default=1, help="how many requests the limit allows at once")
     parser.add_argument("--accepted-key", help="the one key that is taken")
+    parser.add_argument(
+        "--search-term", action="append", help="answered to every question; then all prompts are obeyed"
+    )
     return parser.parse_args()
 
 
@@ -25,6 +29,7 @@ async def main() -> None:
         latency_s=given.latency_s,
         tokens_per_s=given.tokens_per_s,
         accepted_key=given.accepted_key,
+        writer=CitingWriter(search_terms=given.search_term) if given.search_term else plain_answer,
     )
     if given.requests_per_s:
         provider.limit(given.requests_per_s, given.burst)

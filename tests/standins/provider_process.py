@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from standins.provider_server import REQUESTS_PATH
+from standins.provider_server import HOLD_PATH, REQUESTS_PATH
 
+TIMEOUT_S = 120
+"""Longest wait for what a model is asked."""
 _TESTS = Path(__file__).parents[1]
 _MAIN = Path(__file__).with_name("provider_main.py")
 
@@ -40,12 +42,27 @@ class ProviderProcess:
     def gemini_url(self) -> str:
         return self.url
 
-    def requests(self) -> list[dict[str, Any]]:
-        """Return what was asked: provider, model, path, started_at (`time.monotonic()`), status, input, output."""
-        connection = http.client.HTTPConnection(self.url.removeprefix("http://"))
+    def requests(self, model: str = "", at_least: int = 0) -> list[dict[str, Any]]:
+        """Return what was asked, as soon as a model was asked so many times.
+
+        Of each request: provider, model, path, started_at (`time.monotonic()`), status, answer_id, digest, and the
+        tokens input, cached, cache_write, output, reasoning.
+        """
+        return list(self._asked("GET", f"{REQUESTS_PATH}?model={model}&at_least={at_least}"))
+
+    def hold(self, model: str, after: int) -> None:
+        """Let a model answer so many more requests and hold back the answers to all that come then."""
+        self._asked("POST", f"{HOLD_PATH}?model={model}&after={after}")
+
+    def release(self, model: str) -> None:
+        """Let a model answer what it holds back, and whatever comes."""
+        self._asked("POST", f"{HOLD_PATH}?model={model}")
+
+    def _asked(self, method: str, path: str) -> Any:
+        connection = http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=TIMEOUT_S)
         try:
-            connection.request("GET", REQUESTS_PATH)
-            return list(json.load(connection.getresponse()))
+            connection.request(method, path)
+            return json.load(connection.getresponse())
         finally:
             connection.close()
 

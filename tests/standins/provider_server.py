@@ -11,6 +11,7 @@ thread; `provider_process.py` runs it in a process of its own.
 """
 
 import asyncio
+import hashlib
 import itertools
 import json
 import time
@@ -93,7 +94,9 @@ __all__ = [
 BACKLOG = 4_096
 MAX_BODY_BYTES = 64 * 2**20
 REQUESTS_PATH = "/requests"
-"""Answers what was asked so far."""
+"""Answers what was asked so far; with ?model=a&at_least=3 as soon as that model was asked three times."""
+HOLD_PATH = "/hold"
+"""With ?model=a&after=3 that model answers three requests more and holds the others back, without `after` none."""
 _NEVER_ANSWERED = Counted(input=0)
 
 
@@ -114,11 +117,14 @@ class Received:
     """What it asked for; None for embeddings and for what cannot be read."""
     counted: Counted = _NEVER_ANSWERED
     """Tokens of the answer, as it says them."""
+    answer_id: str = ""
+    """What the answer is known by, without what the provider puts before it."""
 
     def summary(self) -> dict[str, Any]:
-        """Return the short of it."""
-        names = ("provider", "model", "path", "started_at", "status")
-        return {name: getattr(self, name) for name in names} | asdict(self.counted)
+        """Return the short of it; `digest` is the same for requests that ask the same."""
+        names = ("provider", "model", "path", "started_at", "status", "answer_id")
+        digest = hashlib.sha256(json.dumps([self.path, self.body], sort_keys=True).encode()).hexdigest()
+        return {name: getattr(self, name) for name in names} | asdict(self.counted) | {"digest": digest}
 
 
 Writer = Callable[[Asked], str]
@@ -155,6 +161,8 @@ class ProviderStandIn:
         self._under_way = 0
         self._numbers = itertools.count(1)
         self._url = ""
+        self._arrival = asyncio.Event()
+        self._held: dict[str, _Held] = {}
 
     @property
     def openai_url(self) -> str:
@@ -184,6 +192,7 @@ class ProviderStandIn:
         app.router.add_post("/v1/messages/count_tokens", self._anthropic_count)
         app.router.add_post("/{version:v1|v1beta}/models/{model}:{method}", self._gemini)
         app.router.add_get(REQUESTS_PATH, self._list_requests)
+        app.router.add_post(HOLD_PATH, self._hold)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0, handler_cancellation=True)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self.port, backlog=BACKLOG).start()
@@ -218,8 +227,21 @@ class ProviderStandIn:
             return await self._answer(request, _GEMINI, _Job(model, body, lambda: _GEMINI.embedded(body)))
         raise web.HTTPNotFound
 
-    async def _list_requests(self, _request: web.Request) -> web.StreamResponse:
+    async def _list_requests(self, request: web.Request) -> web.StreamResponse:
+        model, least = request.query.get("model", ""), int(request.query.get("at_least", "0"))
+        while sum(each.model == model for each in self.requests) < least:
+            self._arrival.clear()
+            await self._arrival.wait()
         return web.json_response([each.summary() for each in self.requests])
+
+    async def _hold(self, request: web.Request) -> web.StreamResponse:
+        model, after = request.query["model"], request.query.get("after")
+        before = self._held.pop(model, None)
+        if before:
+            before.release.set()
+        if after is not None:
+            self._held[model] = _Held(left=int(after))
+        return web.json_response({})
 
     async def _answer(self, request: web.Request, dialect: Dialect, job: "_Job") -> web.StreamResponse:
         received = Received(
@@ -231,16 +253,25 @@ class ProviderStandIn:
             started_at=time.monotonic(),
         )
         self.requests.append(received)
+        self._arrival.set()
         fault = self._script.pop(0) if self._script else self.faults.get(job.model)
         self._under_way += 1
         self.most_at_once = max(self.most_at_once, self._under_way)
         exchange = _Exchange(self, request, dialect, job, received)
         try:
+            await self._hold_back(job.model)
             response = await exchange.run(fault)
             received.status = 0 if exchange.is_dropped else response.status
             return response
         finally:
             self._under_way -= 1
+
+    async def _hold_back(self, model: str) -> None:
+        held = self._held.get(model)
+        if held and held.left > 0:
+            held.left -= 1
+        elif held:
+            await held.release.wait()
 
     def made(self, dialect: Dialect, asked: Asked, beginnings: Sequence[Beginning]) -> Made:
         """Return the proper answer; one that is longer than it may be is cut."""
@@ -281,6 +312,15 @@ class ProviderStandIn:
 
     def began(self, asked: Asked, beginnings: Sequence[Beginning]) -> None:
         self._cache.remember(asked, beginnings)
+
+
+@dataclass
+class _Held:
+    """A model whose answers are held back."""
+
+    left: int
+    """Requests it still answers."""
+    release: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @dataclass(frozen=True)
@@ -432,12 +472,15 @@ class _Exchange:
 
     def _begins(self, made: Made) -> None:
         self._received.counted = made.counted
+        self._received.answer_id = made.answer_id
         if self._received.asked:
             self._standin.began(self._received.asked, self._beginnings)
 
     def _headers(self, content_type: str) -> dict[str, str]:
         state = self._standin.limits_of(self._dialect, self._job.model)
-        return {"Content-Type": content_type, **self._dialect.headers(state)}
+        headers = self._dialect.headers(state)
+        self._received.answer_id = self._received.answer_id or headers.get("x-request-id", "")
+        return {"Content-Type": content_type, **headers}
 
 
 def _chat(body: dict[str, Any]) -> _Job:

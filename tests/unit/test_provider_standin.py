@@ -793,3 +793,22 @@ async def test_runs_in_a_process_of_its_own():
 
     assert ended == [f"stop: {ANSWER}", "RateLimitError rate_limit_exceeded"]
     assert statuses == [200, 429]
+
+
+async def test_a_process_holds_answers_back_and_tells_of_requests_as_they_come():
+    """Who kills processes says by it what had happened."""
+    with provider_process() as running:
+        used = OpenAi(running)
+        running.hold("gpt-6-luna", after=1)
+        first = await outcome(used.chat)
+        second = asyncio.create_task(outcome(used.chat))
+        asked = await asyncio.to_thread(running.requests, "gpt-6-luna", 2)
+        running.release("gpt-6-luna")
+        ended = [first, await second]
+        await used.close()
+        answered = running.requests()
+
+    assert [each["status"] for each in asked] == [200, 0]
+    assert ended == [f"stop: {ANSWER}"] * 2
+    assert len({each["digest"] for each in answered}) == 1
+    assert len({each["answer_id"] for each in answered}) == 2

@@ -128,6 +128,13 @@ def test_the_worst_case_counts_on_no_cache() -> None:
     assert prices.worst("anthropic:claude-sonnet-5-5", tokens, at=NOW, seconds=1) == 1_000 * 2_500 + 100 * 10_000
 
 
+def test_the_worst_case_counts_on_a_cache_that_costs_more() -> None:
+    """An operator may set any price; the budget holds all the same."""
+    own = '{"own:x": {"input_mtok": 1, "cached_input_mtok": 5, "cache_write_mtok": 3, "output_mtok": 0}}'
+
+    assert PriceBook(own).worst("own:x", MILLION, at=NOW, seconds=1) == 5_000_000_000
+
+
 def test_all_that_is_wrong_with_own_prices_is_told_at_once() -> None:
     problems = problems_of(
         '{"model": {"input_mtok": 1, "output_mtok": 1}, "a:b": 3, "c:d": {"input_mtok": -1, "outputs": 2},'

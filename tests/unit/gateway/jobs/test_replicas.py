@@ -19,6 +19,7 @@ from services.common.errors import NotReady, UpstreamFailed
 from services.common.settings import SharedSettings
 
 PATIENCE_S = 20
+LONG_GONE = "long-gone"
 HOLDER = """
 import asyncio, sys
 from gateway.jobs.replicas import replica_locks
@@ -26,8 +27,14 @@ from services.common.settings import SharedSettings
 
 async def main():
     locks = replica_locks(SharedSettings(data_dir=sys.argv[1], database_url=sys.argv[2]))
-    print(await locks.acquire(), flush=True)
-    await asyncio.Event().wait()
+    owner = await locks.acquire()
+    is_held = False
+    while not is_held:
+        async with locks.held(sys.argv[3]) as is_held:
+            if is_held:
+                print(owner, flush=True)
+                await asyncio.Event().wait()
+        await asyncio.sleep(0.05)
 
 asyncio.run(main())
 """
@@ -58,8 +65,8 @@ async def replica(settings: SharedSettings) -> AsyncIterator[Make]:
 
 @contextlib.contextmanager
 def process(shared: SharedSettings) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run a process that holds its lock; yield it and its name."""
-    command = [sys.executable, "-c", HOLDER, str(shared.data_dir), shared.database_url]
+    """Run a process that holds its lock and that of the long gone; yield it and its name."""
+    command = [sys.executable, "-c", HOLDER, str(shared.data_dir), shared.database_url, LONG_GONE]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as started:
         try:
             assert started.stdout
@@ -72,13 +79,15 @@ def files(shared: SharedSettings) -> list[str]:
     return sorted(path.name for path in (shared.data_dir / FOLDER).glob("*"))
 
 
-async def until_held(locks: ReplicaLocks, other: str) -> None:
-    """Wait until a dead process's lock can be had: a database notices a death by and by."""
+@contextlib.asynccontextmanager
+async def held_by_and_by(locks: ReplicaLocks, other: str) -> AsyncIterator[None]:
+    """Hold a dead process's lock as soon as it is taken for dead."""
     async with asyncio.timeout(PATIENCE_S):
-        while True:
+        is_dead = False
+        while not is_dead:
             async with locks.held(other) as is_dead:
                 if is_dead:
-                    return
+                    yield
             await asyncio.sleep(0.01)
 
 
@@ -102,25 +111,27 @@ async def test_the_living_are_never_taken_for_dead_and_have_names_of_their_own(r
 async def test_only_one_gets_the_lock_of_a_dead_one(replica: Make) -> None:
     dead, one, other = await replica(), await replica(), await replica()
     await dead.close()
-    async with one.held(dead.owner) as is_held_by_one, other.held(dead.owner) as is_held_by_other:
-        assert is_held_by_one
+    async with held_by_and_by(one, dead.owner), other.held(dead.owner) as is_held_by_other:
         assert not is_held_by_other
-    async with other.held(dead.owner) as is_held_by_other:
-        assert is_held_by_other
+    async with held_by_and_by(other, dead.owner):
+        pass
 
 
 async def test_a_process_that_is_stopped_lives_and_one_that_is_killed_does_not(
-    replica: Make,
-    settings: SharedSettings,
+    replica: Make, settings: SharedSettings
 ) -> None:
+    """Nor does what it held of others stay locked."""
     locks = await replica()
     with process(settings) as (started, owner):
         started.send_signal(signal.SIGSTOP)
-        async with locks.held(owner) as is_dead:
-            assert not is_dead
+        for other in (owner, LONG_GONE):
+            async with locks.held(other) as is_dead:
+                assert not is_dead
         started.kill()
         started.wait()
-        await until_held(locks, owner)
+        for other in (owner, LONG_GONE):
+            async with held_by_and_by(locks, other):
+                pass
 
 
 async def test_a_lost_lock_is_told_and_taken_again(
@@ -131,7 +142,12 @@ async def test_a_lost_lock_is_told_and_taken_again(
     locks, other = await replica(), await replica()
     await lose_lock(settings, locks)
     await asyncio.wait_for(locks.lost.wait(), PATIENCE_S)
-    await asyncio.wait_for(locks.held_again(), PATIENCE_S)
+    again = asyncio.create_task(locks.held_again())
+    while settings.database_url and not again.done():  # it lives, so it is not taken for dead meanwhile
+        async with other.held(locks.owner) as is_dead:
+            assert not is_dead
+        await asyncio.sleep(0)
+    await asyncio.wait_for(again, PATIENCE_S)
 
     assert not locks.lost.is_set()
     async with other.held(locks.owner) as is_dead:
@@ -142,7 +158,7 @@ async def test_a_lost_lock_is_told_and_taken_again(
 async def test_who_may_be_dead_itself_judges_nobody(replica: Make) -> None:
     locks = await replica()
     locks.lost.set()
-    async with locks.held("long-gone") as is_dead:
+    async with locks.held(LONG_GONE) as is_dead:
         assert not is_dead
 
 
@@ -166,8 +182,7 @@ async def test_a_lock_that_another_process_holds_is_not_taken_again(
     monkeypatch.setattr(locks, "_is_held", look_later)
     monkeypatch.setattr(locks, "_take", take_and_tell)
     await lose_lock(settings, locks)
-    async with reaper.held(locks.owner) as is_dead:
-        assert is_dead
+    async with held_by_and_by(reaper, locks.owner):
         may_look.set()
         for _ in range(3):
             await asyncio.wait_for(tries.acquire(), PATIENCE_S)
@@ -179,16 +194,16 @@ async def test_files_of_the_dead_are_removed(tmp_path: Path) -> None:
     shared = SharedSettings(data_dir=tmp_path / "data")
     with process(shared) as (started, killed):
         pass
-    assert files(shared) == [f"{killed}.lock"]
+    assert started.returncode == -signal.SIGKILL
+    assert files(shared) == sorted([f"{killed}.lock", f"{LONG_GONE}.lock"])
     living = replica_locks(shared)
     await living.acquire()
     assert files(shared) == [f"{living.owner}.lock"]
     assert (shared.data_dir / FOLDER).stat().st_mode & 0o777 == 0o700
-    assert started.returncode == -signal.SIGKILL
 
-    async with living.held("long-gone") as is_dead:
+    async with living.held(LONG_GONE) as is_dead:
         assert is_dead
-        assert files(shared) == sorted([f"{living.owner}.lock", "long-gone.lock"])
+        assert files(shared) == sorted([f"{living.owner}.lock", f"{LONG_GONE}.lock"])
     assert files(shared) == [f"{living.owner}.lock"]
     await living.close()
     assert files(shared) == []

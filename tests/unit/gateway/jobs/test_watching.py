@@ -1,7 +1,9 @@
 """Watchers get every numbered event once and in order, on any replica, and the newest of what is under way."""
 
 import asyncio
+import functools
 import random
+import threading
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -310,6 +312,7 @@ class Reader:
         self.number = after_number
         self._texts: dict[tuple[int, int], tuple[int, str]] = {}
         self._finished: set[tuple[int, int]] = set()
+        self._done_count = -1
 
     def take(self, event: Event) -> None:
         if event.number:
@@ -329,8 +332,52 @@ class Reader:
                 assert (piece.attempt, piece.offset) == (attempt, len(text))
                 assert piece.text == chr(attempt) * len(piece.text) != ""
                 self._texts[place] = (attempt, text + piece.text)
+            case "stage_progress":
+                assert event.stage_progress.done_count > self._done_count
+                self._done_count = event.stage_progress.done_count
             case "section_finished":
                 self._finished.add((event.section_finished.chapter_number, event.section_finished.section.number))
+
+
+async def test_who_comes_after_a_new_beginning_is_shown_nothing_of_before(hall: Hall) -> None:
+    """Not even where others have been watching."""
+    job = await hall.gateways.running()
+    await hall.write(job, live={"stage 5": progress(3)})
+    early = Watch(hall.hubs[0], job)
+    assert kinds(await early.next_of(3)) == ["QUEUED", "RUNNING", "stage_progress"]
+    job = await hall.gateways.begun(job.survey_id)
+    await early.next()
+
+    late = Watch(hall.hubs[0], job)
+    await late.next_of(3)
+    await hall.write(job, live={"stage 4": progress(1, pb.STAGE_ORDER)}, heard_by=hall.hubs)
+
+    assert (await late.next()).stage_progress.stage == pb.STAGE_ORDER
+
+
+async def test_what_is_read_together_is_of_one_moment(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a text could be sent after its section, or be missed."""
+    job = await hall.gateways.running()
+    await hall.write(job, live={"section 1.1": section_text("text", place="1.1")})
+    is_begun, is_written = threading.Event(), threading.Event()
+    marks = events.marks
+
+    def slow_marks(connection: Any, survey_ids: Sequence[str]) -> Any:
+        found = marks(connection, survey_ids)
+        is_begun.set()
+        is_written.wait(PATIENCE_S)
+        return found
+
+    monkeypatch.setattr(events, "marks", slow_marks)
+    known = {job.survey_id: events.Mark(last_number=0, live_version=0)}
+    reading = asyncio.create_task(hall.gateways.another_database().read(functools.partial(watching._news_of, known)))
+    await asyncio.to_thread(is_begun.wait)
+    await hall.write(job, section_finished("1.1"))
+    is_written.set()
+
+    news = (await reading)[job.survey_id]
+    assert (numbers(news.events), news.mark.last_number) == ([1, 2], 2)
+    assert [row.place for row in news.live] == ["section 1.1"]
 
 
 async def test_whatever_happens_each_watcher_can_put_the_survey_together(hall: Hall) -> None:

@@ -120,13 +120,31 @@ async def test_every_paper_is_done_in_the_end_however_few_places_there_are(pendi
     assert (pending.count(), pending.least) == (0, 0)
 
 
+async def test_a_paper_is_tried_again_although_nothing_else_of_its_gateway_is_under_way(pending: Pending):
+    """Other gateways have the places."""
+    worker = Worker(1)
+    async with surveys_with(worker) as surveys:
+        async with worker.capacity.place("of another gateway"):
+            paper = asyncio.ensure_future(surveys.paper("s"))
+            while not pending.count():
+                await asyncio.sleep(0)
+        await paper
+
+    assert worker.began == ["s"]
+
+
 async def test_a_second_worker_takes_what_the_first_has_no_place_for():
     first, second = Worker(2), Worker(2)
+    first.ends = second.ends = asyncio.Queue()
     async with surveys_with(first, second) as surveys:
-        await surveys.survey("s", 60)
+        papers = asyncio.ensure_future(surveys.survey("s", 60))
+        while min(len(first.began), len(second.began)) < 2:
+            await asyncio.sleep(0)
+        for _ in range(60):
+            first.ends.put_nowait(None)
+        await papers
 
     assert len(first.began) + len(second.began) == 60
-    assert min(len(first.began), len(second.began)) > 0
 
 
 async def test_once_the_workers_limit_is_known_hardly_a_call_is_refused(pending: Pending):

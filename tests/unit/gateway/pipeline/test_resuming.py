@@ -1,5 +1,6 @@
 """A survey that is killed at any moment and begun again ends as if it had not been, and does nothing twice."""
 
+import asyncio
 import contextlib
 from collections import Counter
 from dataclasses import dataclass, field
@@ -7,17 +8,22 @@ from typing import Any
 
 import grpc
 from fakes import Fakes, fails
+from paperroute.v1 import generation_service_pb2 as generation_pb
 from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import survey_service_pb2 as service_pb
 
 from gateway.document.assemble import survey_of
 from gateway.document.draft import Draft, Part, parts_to_redo
+from gateway.jobs.values import Job
+from gateway.money.budget import SurveyBudget
+from gateway.pipeline.patience import Patience
 from gateway.pipeline.pipeline import run_pipeline
-from gateway.pipeline.run import Limits, Run
+from gateway.pipeline.run import Run
 from gateway.pipeline.stage_run import StageFailed
 from gateway.services import Services, connect
 from gateway.settings import GatewaySettings
 from services.common.deadlines import Deadline
+from services.common.paid.prices import PriceBook
 from services.common.server import RoleServer
 
 SPEC = pb.SurveySpec(question="Which names?", language="en")
@@ -90,13 +96,29 @@ async def services_of(fakes: Fakes):
         await host.stop(0)
 
 
-async def run(services: Services, durable: Durable, writes: int = 10_000, seconds: float = 30) -> pb.Survey:
+def run_of(services: Services, durable: Durable, writes: int = 10_000) -> Run:
+    """Return what a process begins with that dies at a write."""
+    job = Job(
+        number=1, survey_id="s1", tenant="default", request=service_pb.CreateSurveyRequest(spec=SPEC), spec=SPEC,
+        state=pb.SURVEY_STATE_RUNNING, run=1, attempt=1, owner="me", created_at=0, deadline_at=None, finished_at=None,
+        trace="",
+    )  # fmt: skip
+    return Run(
+        draft=durable.draft(),
+        tenant=job.tenant,
+        services=services,
+        patience=Patience(9),
+        budget=SurveyBudget(job, None, services, PriceBook("")),
+        ports=Ports(durable, writes),
+        deadline=Deadline.after(30),
+        sections_in_flight=9,
+    )
+
+
+async def run(services: Services, durable: Durable, writes: int = 10_000) -> pb.Survey:
     """Run until the end, or until the process is killed; return what a reader sees then."""
-    draft = durable.draft()
-    limits = Limits(summaries_in_flight=3, sections_in_flight=2)
-    ports = Ports(durable, writes)
-    deadline = Deadline.after(seconds)
-    work = Run(draft=draft, tenant="default", services=services, ports=ports, limits=limits, deadline=deadline)
+    work = run_of(services, durable, writes)
+    draft = work.draft
     with contextlib.suppress(Killed, StageFailed):
         draft.state = await run_pipeline(work)
     survey = survey_of(draft)
@@ -178,21 +200,20 @@ async def test_at_the_deadline_what_is_written_is_delivered_and_a_resumed_survey
     async with services_of(fakes) as services:
         durable = Durable()
 
-        async def too_slow(request: Any) -> None:
-            if request.papers[0].key != "P1":
-                raise grpc.aio.AioRpcError(
-                    grpc.StatusCode.DEADLINE_EXCEEDED, grpc.aio.Metadata(), grpc.aio.Metadata(), ""
-                )
+        over = asyncio.Event()
 
-        fakes.before["WriteSection"] = too_slow
-        fakes.before["WriteFrame"] = fails(grpc.StatusCode.DEADLINE_EXCEEDED)
-        draft, write = durable.draft(), fakes.text_of
-        limits = Limits(summaries_in_flight=9, sections_in_flight=9)
-        ports, deadline = Ports(durable, 10_000), Deadline.after(60)
-        work = Run(draft=draft, tenant="default", services=services, ports=ports, limits=limits, deadline=deadline)
+        async def too_slow(request: Any) -> None:
+            if not (isinstance(request, generation_pb.WriteSectionRequest) and request.papers[0].key == "P1"):
+                await over.wait()
+                await fails(grpc.StatusCode.DEADLINE_EXCEEDED)(request)
+
+        fakes.before["WriteSection"] = fakes.before["WriteFrame"] = too_slow
+        work, write = run_of(services, durable), fakes.text_of
+        draft = work.draft
 
         def in_the_last_second(request: Any) -> str:
             work.deadline = Deadline.after(0)
+            over.set()
             return write(request)
 
         fakes.text_of = in_the_last_second

@@ -12,7 +12,7 @@ from paperroute.v1 import usage_pb2
 from scripted_models import caller_for
 
 from services.common.channel import open_channel
-from services.common.errors import UpstreamFailed
+from services.common.errors import BudgetReached, UpstreamFailed
 from services.common.server import RoleServer
 from services.generation.llm.text_vectors import EmbeddedTexts
 
@@ -26,9 +26,12 @@ class Embedding(pb_grpc.EmbeddingServiceServicer):
         self.requests: list[pb.EmbedTextsRequest] = []
         self.changes: dict[str, Any] = {}
         self.code: grpc.StatusCode | None = None
+        self.error: Exception | None = None
 
     async def EmbedTexts(self, request: pb.EmbedTextsRequest, context: Any) -> pb.EmbedTextsResponse:
         self.requests.append(request)
+        if self.error:
+            raise self.error
         if self.code:
             await context.abort(self.code, "as told")
         vectors = np.array([PLACES[text] for text in request.texts], dtype="<f4").tobytes()
@@ -70,6 +73,28 @@ async def test_service_is_told_who_pays_and_how_much_is_left(texts: EmbeddedText
     assert (call.tenant, call.survey_id, call.max_cost_nano_usd) == ("t", "s", 60)
     assert call.call_scope == usage_pb2.CALL_SCOPE_TENANT
     assert caller.purse.left_nano_usd == 53
+
+
+async def test_a_failure_keeps_what_it_may_have_cost(texts: EmbeddedTexts, service: Embedding):
+    service.code = grpc.StatusCode.UNAVAILABLE
+    caller = caller_for(limit=100)
+
+    with pytest.raises(UpstreamFailed):
+        await texts.embed_texts(["a"], caller)
+
+    assert caller.purse.left_nano_usd == 0
+    assert not caller.purse.is_reached
+
+
+async def test_a_budget_that_does_not_allow_it_is_noted(texts: EmbeddedTexts, service: Embedding):
+    """The plan then goes by spelling alone, and says why."""
+    service.error = BudgetReached(100)
+    caller = caller_for(limit=100)
+
+    with pytest.raises(UpstreamFailed):
+        await texts.embed_texts(["a"], caller)
+
+    assert caller.purse.is_reached
 
 
 async def test_without_a_limit_none_is_told(texts: EmbeddedTexts, service: Embedding):
