@@ -6,8 +6,8 @@ Nothing that the process starts inherits the file: Python opens files so that pr
 here forks without executing one. And the folder is on a file system of this machine, where flock is per open file; on
 some network file systems it is per process, but there SQLite's write-ahead log does not work either.
 
-A process that is stopped or slow keeps its lock: it is not dead, and what it has under way is its own. A session can end
-although its process lives, as all do when the server restarts; the process then gets a moment to take its lock again.
+A process that is stopped or slow keeps its lock: it is not dead, and what it has under way is its own. A session can
+end although its process lives, as all do when the server restarts; the process gets a moment to take its lock again.
 """
 
 import asyncio
@@ -32,13 +32,14 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "replicas"
 """In the data folder: a file for each replica."""
-BEAT_S = 0.5
+BEAT_S = 0.25
 """Pause between two looks whether the lock is still held."""
 PATIENCE_S = 3.0
 """A lock whose database does not answer for so long is taken for lost until it does."""
-DEAD_AFTER_S = 1.0
-"""For so long the lock of a session must be free before its process is taken for dead: the living notice within a beat."""
+DEAD_AFTER_S = 1.5
+"""A session's lock must be free for so long before its process is taken for dead; the living notice within a beat."""
 FORGET_AFTER_S = 10.0
+"""A lock that was not looked at for so long may have been held meanwhile."""
 _WHAT = "the lock of this replica"
 _ATTEMPTS = 5
 _KEEPALIVE = {"tcp_keepalives_idle": 5, "tcp_keepalives_interval": 2, "tcp_keepalives_count": 3}

@@ -54,6 +54,8 @@ def open_channel(
         ("grpc.min_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 1_000),  # a restarted service is used again within a second
     ]
+    if is_loopback_target(target):  # else a proxy of the environment would be asked for this very machine
+        options.append(("grpc.enable_http_proxy", 0))
     interceptors: list[grpc.aio.ClientInterceptor] = [UnaryClientTracing(), StreamClientTracing()]
     credentials = client_credentials(client) if client else None
     headers = [(SERVICE_TOKEN_KEY, service_token.get_secret_value())] if service_token else []

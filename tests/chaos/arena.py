@@ -98,7 +98,9 @@ class Ended:
     def recovery_s(self) -> float:
         """Longest time from a kill to the event that tells of a new attempt, in seconds; 0 where none was needed."""
         begun = [seen.at_s for seen in self.watcher.seen if seen.kind == "state_changed"]
-        found = [next((at_s for at_s in begun if at_s > killed_at), killed_at) - killed_at for _, killed_at in self.kills]
+        found = [
+            next((at_s for at_s in begun if at_s > killed_at), killed_at) - killed_at for _, killed_at in self.kills
+        ]
         return max(found, default=0.0)
 
     def faults(self, whole: "Ended") -> list[str]:

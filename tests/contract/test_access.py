@@ -14,14 +14,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from paperroute.v1 import admin_service_pb2 as admin_pb
 from paperroute.v1 import survey_service_pb2 as survey_pb
+from paperroute.v1 import survey_service_pb2_grpc as survey_grpc
 from raw_http2 import grpc_status
-from replicas import ADMIN_TOKEN, Replica, called, path_of, public_methods, replica
+from replicas import ADMIN_TOKEN, PUBLIC, Callers, Replica, called, path_of, public_methods, replica
 from survey_rows import Gateways
 
 from gateway.access.guard import SCOPES
 from gateway.access.principal import LOCAL, Principal, Scope
 from gateway.access.tokens import new_secret
 from services.common import errors
+from services.common.channel import open_channel
+from services.common.server import RoleServer
 
 METHODS = [pytest.param(method, id=path_of(method).rpartition(".")[2]) for method in public_methods()]
 BY_NAME = {method.name: method for method in public_methods()}
@@ -322,6 +325,26 @@ async def test_bytes_that_are_no_message_are_not_even_read_without_a_token(serve
 
     assert await grpc_status(served.host.address, path, (), b"\xff\xff") == grpc.StatusCode.UNAUTHENTICATED.value[0]
     assert await grpc_status(served.host.address, path, good, b"\xff\xff") == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+
+
+async def test_a_guard_with_a_bug_lets_nobody_in(caplog: pytest.LogCaptureFixture):
+    async def broken(call: Any) -> None:
+        raise ZeroDivisionError("a secret")
+
+    host, callers = RoleServer("127.0.0.1:0"), Callers()
+    survey_grpc.add_SurveyServiceServicer_to_server(
+        callers.servicer(survey_grpc.SurveyServiceServicer, PUBLIC[0]), host.server
+    )
+    host.mounted(PUBLIC[0].full_name, guard=broken)
+    await host.start()
+    async with open_channel(host.address) as channel:
+        for name in ("CreateSurvey", "WatchSurvey"):
+            failure = await failure_of(called(channel, BY_NAME[name]))
+            assert (failure.code(), failure.details()) == (grpc.StatusCode.INTERNAL, "internal error")
+    await host.stop(0)
+
+    assert callers.seen == []
+    assert "ZeroDivisionError" in caplog.text
 
 
 # Garbage

@@ -52,7 +52,7 @@ __all__ = ["postgres"]
 
 T = TypeVar("T")
 MODELS = [f"openai:priced-{number}" for number in range(8)]
-ENCODERS = ["", "openai:text-embedding-3-small", "wordllama:l2_supercat_256"]
+ENCODERS = ["", "openai:text-embedding-3-small@16", "wordllama:l2_supercat_256"]
 PRICES = json.dumps(
     {
         model: {
@@ -123,7 +123,7 @@ EXAMPLES = st.builds(
     models=st.lists(st.sampled_from(MODELS), min_size=1, max_size=2, unique=True).map(",".join),
     encoder=st.sampled_from(ENCODERS),
     language=st.sampled_from(["en", "ja"]),
-    abstracts=st.lists(st.text(min_size=0, max_size=300), min_size=1, max_size=6),
+    abstracts=st.lists(st.text(min_size=0, max_size=300), min_size=1, max_size=4),
     candidates=st.sampled_from([1, 1, 3]),
     writer=st.integers(0, len(WRITERS) - 1),
     faults=st.lists(st.integers(0, len(FAULTS) - 1), max_size=12),

@@ -316,6 +316,15 @@ async def test_on_one_machine_a_token_needs_no_encryption(target: str):
     await open_channel(target, client=ClientSettings(token=SecretStr("a-clients-token-of-ours"))).close()
 
 
+async def test_calls_on_one_machine_pass_by_a_proxy(behind: tuple[RoleServer, Fakes], monkeypatch: pytest.MonkeyPatch):
+    """Where the environment names one for the outside world, tokens still stay on the machine."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    async with open_channel(behind[0].address, service_token=TOKEN) as channel:
+        code = await code_of(called(channel, methods_of("ordering")[0]))
+
+    assert code is grpc.StatusCode.OK
+
+
 async def test_a_served_role_reads_its_protection_from_the_settings(monkeypatch: pytest.MonkeyPatch):
     """The gateway hands its own rule to the function that serves every role."""
     monkeypatch.setenv("PAPERROUTE_GATEWAY__LISTEN", "0.0.0.0:0")

@@ -1,6 +1,8 @@
 """Turns and takeovers on one replica and on several, in SQLite and in PostgreSQL."""
 
 import asyncio
+import contextlib
+import functools
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -327,9 +329,7 @@ async def test_no_step_begins_while_the_lock_is_lost(gateways: Gateways, office:
     await here.has_begun(kept)
     await here.has_begun(taken)
     owner = here.locks.owner
-    async with await psycopg.AsyncConnection.connect(gateways.shared.database_url, autocommit=True) as reaper:
-        await reaper.execute(f"SELECT pg_terminate_backend({here.locks._connection.info.backend_pid}, 5000)")
-        await reaper.execute(f"SELECT pg_advisory_lock({_lock_number(owner)})")
+    async with lock_of_the_lost(gateways.shared, here):
         await asyncio.wait_for(here.locks.lost.wait(), PATIENCE_S)
         assert await gateways.database.run(lambda connection: rows.take_over(connection, taken, owner, "a-reaper"))
         for survey_id in (kept, taken):
@@ -341,6 +341,20 @@ async def test_no_step_begins_while_the_lock_is_lost(gateways: Gateways, office:
     assert here.begun.count((kept, "plan")) == 1
     assert (taken, "retrieve") not in here.begun
     assert here.stopped == [taken]
+
+
+@contextlib.asynccontextmanager
+async def lock_of_the_lost(shared: SharedSettings, lost: Office) -> AsyncIterator[None]:
+    """End the session of a replica that lives, and hold its lock as one does that takes it for dead."""
+    connect = functools.partial(psycopg.AsyncConnection.connect, shared.database_url, autocommit=True)
+    async with await connect() as reaper, await connect() as operator, asyncio.timeout(PATIENCE_S):
+        waiting = asyncio.create_task(reaper.execute(f"SELECT pg_advisory_lock({_lock_number(lost.locks.owner)})"))
+        waits = f"SELECT 1 FROM pg_locks WHERE NOT granted AND pid = {reaper.info.backend_pid}"
+        while (await (await operator.execute(waits)).fetchone()) is None:
+            await asyncio.sleep(0.01)
+        await operator.execute(f"SELECT pg_terminate_backend({lost.locks._connection.info.backend_pid})")
+        await waiting
+        yield
 
 
 async def finished_steps(survey_id: str, names: list[str]) -> None:
