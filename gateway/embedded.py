@@ -35,7 +35,7 @@ async def embedded(listen: str | None = "127.0.0.1:0", *, can_recover: bool = Fa
     shared = shared.model_copy(update={"service_token": shared.service_token or SecretStr(secrets.token_urlsafe(32))})
     settings = {role: load(entry.settings()) for role, entry in ROLES.items()}
     if listen is not None:  # what others asked for is left to those who serve them
-        own = {"take_over": can_recover, "own_only": True}
+        own = {"take_over": can_recover, "own_only": True, "auth": "off"}
         settings["gateway"] = settings["gateway"].model_copy(update=own)
     configure_logging(shared.log_level)
     host = _host(settings["gateway"], shared, listen)

@@ -80,9 +80,7 @@ async def _open(
         await services.close()
         await database.close()
 
-    surveys = SurveyService(
-        settings, desk, tenants=access.limits, budgets=budgets, models=models, prices=prices
-    )
+    surveys = SurveyService(settings, desk, tenants=access.limits, budgets=budgets, models=models, prices=prices)
     survey_grpc.add_SurveyServiceServicer_to_server(surveys, host.server)
     usage_grpc.add_UsageServiceServicer_to_server(UsageService(database), host.server)
     admin_grpc.add_AdminServiceServicer_to_server(AdminService(database, access), host.server)

@@ -10,10 +10,11 @@ from fakes import Fakes
 from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import survey_service_pb2 as service_pb
 from paperroute.v1 import survey_service_pb2_grpc as pb_grpc
-from serving import serving
+from serving import served
 
 from gateway.server import mount
 from gateway.settings import GatewaySettings
+from services.common.channel import open_channel
 from services.common.server import RoleServer
 
 SERVICES = ("retrieval", "embedding", "ordering", "generation", "summarization")
@@ -23,8 +24,9 @@ SPEC = pb.SurveySpec(question="What about names?")
 class Gateway:
     """A client of a gateway under test."""
 
-    def __init__(self, channel: grpc.aio.Channel, fakes: Fakes) -> None:
+    def __init__(self, channel: grpc.aio.Channel, fakes: Fakes, address: str = "") -> None:
         self.channel, self.stub, self.fakes = channel, pb_grpc.SurveyServiceStub(channel), fakes
+        self.address = address
 
     async def create(self, spec: pb.SurveySpec = SPEC, **fields: Any) -> str:
         request = service_pb.CreateSurveyRequest(spec=spec, **fields)
@@ -64,7 +66,8 @@ async def gateway_with(fakes: Fakes, data_dir: Path, **settings: Any):
     await host.start()
     try:
         targets = dict.fromkeys(SERVICES, host.address)
-        async with serving(mount, GatewaySettings(**{**targets, **settings}), data_dir) as channel:
-            yield Gateway(channel, fakes)
+        own = GatewaySettings(**{**targets, **settings})
+        async with served(mount, own, data_dir) as address, open_channel(address) as channel:
+            yield Gateway(channel, fakes, address)
     finally:
         await host.stop(0)

@@ -19,8 +19,9 @@ from services.common.guards import IncomingCall
 from services.common.handlers import Around
 
 PATROL_S = 2.0
-"""From one look at the tokens of the streams under way to the next. What is known of a token may be 4 s old, and a look
-may take as long as the time between two: a stream ends within 10 s after its token."""
+"""From one look at the tokens of the streams under way to the next."""
+LOOK_S = 2.0
+"""Longest that one may take. What is known of a token may be 4 s old: a stream ends within 10 s after its token."""
 _BEARER = b"bearer "
 _MS = 1_000
 
@@ -146,7 +147,7 @@ class AccessGuard:
     async def _refusal_of(self, digest: str) -> PaperRouteError | None:
         """Return why streams with a token may not go on; what cannot be looked up may not either."""
         try:
-            async with asyncio.timeout(self._patrol_s):
+            async with asyncio.timeout(LOOK_S):
                 await self._tokens.principal_of(digest)
         except PaperRouteError as error:
             return error

@@ -8,6 +8,8 @@ import click
 from gateway.cli.index import index
 from gateway.cli.running import run_and_exit
 from gateway.cli.surveys import surveys
+from gateway.cli.tenants import tenants
+from gateway.cli.usage import usage
 from gateway.roles import ROLES
 
 
@@ -19,6 +21,8 @@ def cli() -> None:
 
 cli.add_command(index)
 cli.add_command(surveys)
+cli.add_command(tenants)
+cli.add_command(usage)
 
 
 @cli.command()
@@ -142,7 +146,12 @@ def serve(role: str) -> None:
     metavar="PROVIDER:MODEL",
     help="Who writes it now; more after commas stand in.  [default: that of the survey]",
 )
-@click.option("--gateway", default="127.0.0.1:50050", show_default=True, metavar="HOST:PORT", help="Where it is kept.")
+@click.option(
+    "--gateway",
+    default="",
+    metavar="HOST:PORT",
+    help="Where it is kept.  [default: the data folder of this machine]",
+)
 def rewrite(survey_id: str, section: str, model: str, gateway: str) -> None:
     """Write one SECTION (such as 2.3) of an ended survey again."""
     from gateway.cli.rewrite import run

@@ -6,19 +6,25 @@ from collections.abc import AsyncIterator
 import grpc
 
 from services.common.channel import open_channel
+from services.common.settings import ClientSettings, load
 
 
 @contextlib.asynccontextmanager
 async def reached(address: str, *, can_recover: bool = False) -> AsyncIterator[grpc.aio.Channel]:
-    """Yield a channel to a gateway, and close it at the end.
+    """Yield a channel to a gateway, with the token and the certificates of the environment, and close it at the end.
 
     Args:
         address: "host:port"; empty serves all roles in this process, on the data folder of this machine.
         can_recover: whether the roles in this process take up surveys that were interrupted.
-    """
-    async with contextlib.AsyncExitStack() as stack:
-        if not address:
-            from gateway.embedded import embedded
 
-            address = await stack.enter_async_context(embedded(can_recover=can_recover))
-        yield await stack.enter_async_context(open_channel(address))
+    Raises:
+        SettingsError: the environment cannot be used, or would send a token where others can read it.
+    """
+    if address:
+        async with open_channel(address, client=load(ClientSettings)) as channel:
+            yield channel
+        return
+    from gateway.embedded import embedded
+
+    async with embedded(can_recover=can_recover) as own, open_channel(own) as channel:
+        yield channel

@@ -17,6 +17,8 @@ from services.common.paid.money import shown
 
 MAX_TEXT_WIDTH = 100
 """Columns of running text; longer lines are hard to read."""
+FILE_WIDTH = 400
+"""Columns of a table that is not printed on a terminal: nothing in it is broken into lines."""
 
 
 def complain(line: str) -> None:
@@ -27,7 +29,10 @@ def complain(line: str) -> None:
 def explained(failure: grpc.aio.AioRpcError, gateway: str) -> str:
     """Return why a call to a gateway failed, and what to do; `gateway` is empty for the one in this process."""
     if failure.code() is grpc.StatusCode.UNAVAILABLE and reason_in(failure) == "UNAVAILABLE" and gateway:
-        return f"no gateway answers at {gateway}; start one with: paperroute up"
+        return (
+            f"no gateway answers at {gateway}; start one with: paperroute up. "
+            "One that is there wants PAPERROUTE_CA when it is encrypted"
+        )
     return f"{failure.code().name}: {failure.details()}"
 
 
@@ -43,6 +48,14 @@ def show_document(document: str, *, is_markdown: bool) -> None:
         console.print(Markdown(document), width=min(console.width, MAX_TEXT_WIDTH))
     else:
         click.echo(document, nl=False)
+
+
+def show_table(table: Table) -> None:
+    """Print a table on standard output; what is in it is text, whatever it looks like."""
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = FILE_WIDTH
+    console.print(table)
 
 
 def write_file(path: Path, text: str) -> bool:

@@ -8,7 +8,7 @@ from paperroute.v1 import survey_service_pb2 as service_pb
 from paperroute.v1 import survey_service_pb2_grpc as pb_grpc
 
 from gateway.cli import report
-from services.common.channel import open_channel
+from gateway.cli.reaching import reached
 from services.common.errors import violations_in
 
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_ARGUMENTS = 0, 1, 2
@@ -26,7 +26,7 @@ async def run(survey_id: str, place: str, model: str, gateway: str) -> int:
     request = service_pb.RewriteSectionRequest(
         survey_id=survey_id, chapter_number=chapter, section_number=section, model=model
     )
-    async with open_channel(gateway) as channel:
+    async with reached(gateway) as channel:
         stub: pb_grpc.SurveyServiceAsyncStub = pb_grpc.SurveyServiceStub(channel)
         try:
             answer = await stub.RewriteSection(request, timeout=TIMEOUT_S)

@@ -7,7 +7,6 @@ import grpc
 from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import survey_service_pb2 as service_pb
 from paperroute.v1 import survey_service_pb2_grpc as pb_grpc
-from rich.console import Console
 from rich.table import Table
 
 from gateway.cli import report
@@ -122,6 +121,9 @@ def _state_name(state: pb.SurveyState.ValueType) -> str:
 
 
 def _print_table(surveys: Sequence[pb.Survey], *, has_more: bool) -> None:
+    if not surveys:
+        report.tell("there is none")
+        return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("survey", "state", "created (UTC)", "papers", "cost", "question"):
         table.add_column(name, justify="right" if name in {"papers", "cost"} else "left", no_wrap=name != "question")
@@ -136,6 +138,6 @@ def _print_table(surveys: Sequence[pb.Survey], *, has_more: bool) -> None:
             report.cost_of(survey.usage) if survey.usage else "",
             question if len(question) <= MAX_QUESTION else f"{question[: MAX_QUESTION - 1]}…",
         )
-    Console(highlight=False, markup=False).print(table)
+    report.show_table(table)
     if has_more:
         report.tell("there are more: --limit")

@@ -13,22 +13,18 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from paperroute.v1 import admin_service_pb2 as pb
 from paperroute.v1 import admin_service_pb2_grpc as pb_grpc
-from rich.console import Console
 from rich.table import Table
 
 from gateway.cli import report
-from services.common.channel import open_channel
+from gateway.cli.reaching import reached
 from services.common.errors import violations_in
 from services.common.markdown import plain
 from services.common.paid.money import nano_of, shown
 from services.common.papers import timestamp_of
-from services.common.settings import ClientSettings, load
 
 EXIT_DONE, EXIT_REFUSED, EXIT_BAD_ARGUMENTS = 0, 1, 2
 TIMEOUT_S = 20
 PAGE_SIZE = 1_000
-FILE_WIDTH = 400
-"""Columns of a table that is not printed on a terminal: nothing in it is broken into lines."""
 _CENT_PLACES = 2
 _REFUSED_COST = -1
 _OPTIONS = {
@@ -190,7 +186,7 @@ async def _asked(gateway: str, work: Callable[[Stub], Awaitable[int]]) -> int:
     Raises:
         SettingsError: the variables that say how to reach a gateway cannot be used.
     """
-    async with open_channel(gateway, client=load(ClientSettings)) as channel:
+    async with reached(gateway) as channel:
         stub: Stub = pb_grpc.AdminServiceStub(channel)
         try:
             return await work(stub)
@@ -211,10 +207,7 @@ def _show(answer: Message, items: Sequence[Any], table_of: Callable[[Sequence[An
     if is_json:
         click.echo(MessageToJson(answer, ensure_ascii=False, always_print_fields_with_no_presence=True))
         return
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = FILE_WIDTH
-    console.print(table_of(items))
+    report.show_table(table_of(items))
 
 
 def _show_secret(answer: pb.CreateTokenResponse | pb.RotateTokenResponse, *, is_json: bool) -> None:

@@ -1,14 +1,12 @@
 """The commands `paperroute tenants ...`: what they are called and take; what they do is imported when one is called."""
 
-import asyncio
-import sys
-from collections.abc import Coroutine
 from datetime import datetime
 from typing import Any
 
 import click
 
-EXIT_BAD_ARGUMENTS, EXIT_INTERRUPTED = 2, 130
+from gateway.cli.running import run_and_exit
+
 MAX_NUMBER = 2**31 - 1  # what a message holds; the gateway says what it allows
 
 _gateway = click.option(
@@ -49,7 +47,7 @@ def list_(gateway: str, *, is_json: bool) -> None:
     """Print all tenants with their limits and what this month has cost."""
     from gateway.cli import tenant_admin
 
-    _end(tenant_admin.list_tenants(gateway, is_json=is_json))
+    run_and_exit(tenant_admin.list_tenants(gateway, is_json=is_json))
 
 
 @tenants.command()
@@ -66,7 +64,7 @@ def create(tenant: str, gateway: str, *, is_json: bool, **limits: Any) -> None:
     """  # noqa: D301 - click wants the character itself
     from gateway.cli import tenant_admin
 
-    _end(tenant_admin.create_tenant(gateway, tenant, tenant_admin.Limits(**limits), is_json=is_json))
+    run_and_exit(tenant_admin.create_tenant(gateway, tenant, tenant_admin.Limits(**limits), is_json=is_json))
 
 
 @tenants.command()
@@ -78,7 +76,7 @@ def update(tenant: str, gateway: str, *, is_json: bool, **limits: Any) -> None:
     """Change limits of TENANT; those that are not given stay."""
     from gateway.cli import tenant_admin
 
-    _end(tenant_admin.update_tenant(gateway, tenant, tenant_admin.Limits(**limits), is_json=is_json))
+    run_and_exit(tenant_admin.update_tenant(gateway, tenant, tenant_admin.Limits(**limits), is_json=is_json))
 
 
 @tenants.command()
@@ -90,7 +88,7 @@ def audit(tenant: str, limit: int, gateway: str, *, is_json: bool) -> None:
     """Print who did what, newest first."""
     from gateway.cli import tenant_admin
 
-    _end(tenant_admin.show_audit(gateway, tenant, limit, is_json=is_json))
+    run_and_exit(tenant_admin.show_audit(gateway, tenant, limit, is_json=is_json))
 
 
 @tenants.group()
@@ -106,7 +104,7 @@ def list_tokens(tenant: str, gateway: str, *, is_json: bool) -> None:
     """Print tokens, newest first; secrets are not known to anybody."""
     from gateway.cli import tenant_admin
 
-    _end(tenant_admin.list_tokens(gateway, tenant, is_json=is_json))
+    run_and_exit(tenant_admin.list_tokens(gateway, tenant, is_json=is_json))
 
 
 @tokens.command("create")
@@ -135,7 +133,7 @@ def create_token(tenant: str, scope: str, name: str, expires: datetime | None, g
     """  # noqa: D301 - click wants the character itself
     from gateway.cli import tenant_admin
 
-    _end(tenant_admin.create_token(gateway, tenant, scope, name, expires, is_json=is_json))
+    run_and_exit(tenant_admin.create_token(gateway, tenant, scope, name, expires, is_json=is_json))
 
 
 @tokens.command()
@@ -153,7 +151,7 @@ def rotate(token_id: str, grace_s: int, gateway: str, *, is_json: bool) -> None:
     """Give TOKEN_ID, or the token in PAPERROUTE_TOKEN, a new secret and print it, this once."""
     from gateway.cli import tenant_admin
 
-    _end(tenant_admin.rotate_token(gateway, token_id, grace_s, is_json=is_json))
+    run_and_exit(tenant_admin.rotate_token(gateway, token_id, grace_s, is_json=is_json))
 
 
 @tokens.command()
@@ -164,19 +162,4 @@ def revoke(token_id: str, gateway: str, *, is_json: bool) -> None:
     """End TOKEN_ID at once."""
     from gateway.cli import tenant_admin
 
-    _end(tenant_admin.revoke_token(gateway, token_id, is_json=is_json))
-
-
-def _end(command: Coroutine[Any, Any, int]) -> None:
-    """Run a command and exit with its status: 0 done, 1 refused, 2 bad arguments, 130 interrupted."""
-    from gateway.cli.report import complain
-    from services.common.settings import SettingsError
-
-    try:
-        sys.exit(asyncio.run(command))
-    except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
-    except SettingsError as error:
-        for problem in error.problems:
-            complain(problem)
-        sys.exit(EXIT_BAD_ARGUMENTS)
+    run_and_exit(tenant_admin.revoke_token(gateway, token_id, is_json=is_json))

@@ -120,7 +120,8 @@ class Durable:
         begun = self._starting[name] = asyncio.Event()
         try:
             await self._call(self._start(survey_id, run))
-            await asyncio.wait_for(begun.wait(), START_S)
+            async with asyncio.timeout(START_S):
+                await begun.wait()
         except TimeoutError as error:
             raise UpstreamFailed(_WHAT, f"survey {survey_id} did not begin", retry_after_s=1) from error
         finally:

@@ -56,6 +56,8 @@ class ReplicaLocks(ABC):
         """Set while it is not certain that the lock is held: others may take this process for dead."""
         self._held_again = asyncio.Event()
         self._beating: asyncio.Task[None] | None = None
+        self._is_closing = False
+        """A cancellation can get lost in what is awaited: `asyncio.wait_for` of Python 3.11, in psycopg, loses some."""
 
     async def acquire(self) -> str:
         """Take the lock of this process, watch over it from then on, and return the process's name.
@@ -88,13 +90,14 @@ class ReplicaLocks(ABC):
 
     async def close(self) -> None:
         """Let go of the lock: what this process has under way is anybody's."""
+        self._is_closing = True
         if self._beating is not None:
             self._beating.cancel()
             await asyncio.wait([self._beating])
         await self._let_go()
 
     async def _beat(self) -> None:
-        while True:
+        while not self._is_closing:
             await asyncio.sleep(BEAT_S)
             is_held = await self._is_held()
             if not is_held:

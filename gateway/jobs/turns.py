@@ -92,6 +92,8 @@ class Turns:
         self._missing_since: dict[str, float] = {}
         self._failing: set[str] = set()
         self._tasks: list[asyncio.Task[None]] = []
+        self._is_closing = False
+        """A cancellation can get lost in what is awaited: `asyncio.wait_for` of Python 3.11 loses some."""
 
     def poke(self, survey_id: str = "") -> None:
         """Look at the queue soon: a survey was put into it, or something in it changed.
@@ -119,16 +121,18 @@ class Turns:
 
     async def close(self) -> None:
         """Give no more turns. What runs stays RUNNING: it is stopped with the journal, and others take it over."""
+        self._is_closing = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _claim_again_and_again(self) -> None:
-        while True:
+        while not self._is_closing:
             self._poked.clear()
             await self._quietly(self._claim)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._poked.wait(), CLAIM_EVERY_S)
+                async with asyncio.timeout(CLAIM_EVERY_S):
+                    await self._poked.wait()
 
     async def _claim(self) -> None:
         places = self._limits.max_running - self._durable.count
@@ -215,7 +219,7 @@ class Turns:
         await self._durable.tidy(keep, older_than_s=FORGET_AFTER_S)
 
     async def _repeat(self, work: Callable[[], Awaitable[None]], pause_s: float) -> None:
-        while True:
+        while not self._is_closing:
             await self._quietly(work)
             await asyncio.sleep(pause_s)
 

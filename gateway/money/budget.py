@@ -49,7 +49,7 @@ POLL_S = 1.0
 MONTH_POLL_S = 0.25
 """How often is looked for what other surveys give back of a month."""
 MAX_IDLE_S = 30.0
-"""Longest wait for that, when none of the survey's own calls is under way."""
+"""Longest wait for what is not of the survey's own calls: after that, it makes do until there is more again."""
 OPEN_DELAYS_S = (0.2, 1.0, 3.0, 5.0)
 """When the ledgers are tried to be read again, after one did not answer."""
 AGAIN = 4
@@ -123,6 +123,7 @@ class SurveyBudget:
         self._serving: asyncio.Task[None] | None = None
         self._read_at = -math.inf
         self._has_failed = False  # the last reading
+        self._idle_since: float | None = None  # what is waited for is not of this survey's own calls
         self.reached = False
         """Whether a call was left out because a limit did not allow it."""
 
@@ -192,8 +193,9 @@ class SurveyBudget:
         if self._serving:
             self._serving.cancel()
             await asyncio.wait([self._serving])
-        if self._month:
-            await self._month.trim(self._account)
+        if self._month and self._month.is_begun:
+            await self._has_read()
+            await self._month.take(self._account, least=0, most=0)
 
     async def _granted(self, stage: pb.Stage.ValueType, worst: Worst, above: int | None) -> Grant:
         wish = _Wish(item=(name_of(stage), worst.item), worst=worst, above=above, rank=_rank(stage, above))
@@ -268,9 +270,11 @@ class SurveyBudget:
 
     def _is_fulfilled(self, wish: "_Wish") -> bool:
         amount = wish.size(self._room)
-        if amount is not None:
-            self._give(wish, amount)
-        return amount is not None
+        if amount is None:
+            return False
+        self._idle_since = None
+        self._give(wish, amount)
+        return True
 
     def _give(self, wish: "_Wish", amount: int) -> None:
         if wish in self._wishes:
@@ -314,12 +318,13 @@ class SurveyBudget:
         could = self._survey_room + back
         if month:
             could = min(could, month.room(account) + back + month.left + month.others)
+        if could < wish.least or could <= self._room:
+            return False
         if account.is_busy:
-            wish.idle_since = None
-        elif wish.idle_since is None:
-            wish.idle_since = now
-        has_patience = wish.idle_since is None or now < wish.idle_since + MAX_IDLE_S
-        return has_patience and could >= wish.least and could > self._room
+            return True
+        if self._idle_since is None:
+            self._idle_since = now
+        return now < self._idle_since + MAX_IDLE_S
 
     async def _wait(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -355,6 +360,11 @@ class MonthShare:
         self.others = 0
         """What is set aside for other surveys."""
         self.take_next_at = -math.inf
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether anything was ever taken."""
+        return self._mine is not None
 
     def room(self, account: Account) -> int:
         """Return what of it no call holds or has taken."""
@@ -393,11 +403,6 @@ class MonthShare:
         self.take_next_at = time.monotonic() + (0.0 if has_enough else MONTH_POLL_S)
         return has_enough
 
-    async def trim(self, account: Account) -> None:
-        """Let go of what no call holds."""
-        if self._mine:
-            await self.take(account, least=0, most=0)
-
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class _Wish:
@@ -410,8 +415,6 @@ class _Wish:
     rank: int
     """Who goes first: the lower."""
     grant: "asyncio.Future[Grant]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    idle_since: float | None = None
-    """Since when it waits only for what others may bring back."""
 
     @property
     def least(self) -> int:

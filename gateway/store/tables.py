@@ -155,6 +155,7 @@ TOKEN = Table(
     Column("last_used_at", Double),
 )
 Index("token_tenant", TOKEN.c.tenant, TOKEN.c.created_at)
+Index("token_old_hash", TOKEN.c.old_hash)
 
 AUDIT = Table(
     "audit",

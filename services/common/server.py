@@ -158,7 +158,8 @@ class RoleServer:
 
     async def start(self) -> None:
         """Begin to serve; from then on health says SERVING."""
-        for step in self._openers:
+        openers, self._openers = self._openers, []  # they hold this server, and it would hold them
+        for step in openers:
             await step()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
         reflection.enable_server_reflection((*self._names, _HEALTH, reflection.SERVICE_NAME), self.server)

@@ -106,7 +106,7 @@ async def measured(listen: str, count: int) -> tuple[Seen, float]:
             health_pb2.HealthCheckRequest(), timeout=60, wait_for_ready=True
         )
         await check
-        stub: "pb_grpc.SurveyServiceAsyncStub" = pb_grpc.SurveyServiceStub(channel)
+        stub: pb_grpc.SurveyServiceAsyncStub = pb_grpc.SurveyServiceStub(channel)
         await one(stub, -1, asyncio.Semaphore(1), Seen())  # loads what the first survey loads
         began = time.perf_counter()
         async with asyncio.TaskGroup() as group:

@@ -56,13 +56,18 @@ class UnderWay:
     """By stage, without the provider's name."""
     kills: list[tuple[str, float]] = field(default_factory=list)
     """Who was killed, and when by `time.monotonic()`."""
+    _killing: list[asyncio.Future[None]] = field(default_factory=list)
 
     async def kill(self, name: str, *, is_restarted: bool = True) -> None:
-        """Kill a process and start it again."""
+        """Kill a process and start it again, to the end even if the survey has ended meanwhile."""
         self.kills.append((name, time.monotonic()))
-        await self.cluster.stop(name, signal.SIGKILL)
-        if is_restarted:
-            await self.cluster.start([name])
+        killing = asyncio.ensure_future(self._kill(name, is_restarted=is_restarted))
+        self._killing.append(killing)
+        await asyncio.shield(killing)
+
+    async def settle(self) -> None:
+        """Wait until every process that was killed serves again."""
+        await asyncio.gather(*self._killing)
 
     def hold(self, stage: str, after: int) -> None:
         """Let the model of a stage answer so many requests more, and hold back those that come then."""
@@ -72,9 +77,14 @@ class UnderWay:
         """Let the model of a stage answer."""
         self.provider.release(self.models[stage])
 
-    async def asked(self, stage: str, count: int) -> None:
-        """Wait until the model of a stage was asked so many times."""
-        await asyncio.to_thread(self.provider.requests, self.models[stage], count)
+    async def asked(self, stage: str, count: int, answered: int = 0) -> None:
+        """Wait until the model of a stage was asked so many times and has answered so many of them."""
+        await asyncio.to_thread(self.provider.requests, self.models[stage], count, answered)
+
+    async def _kill(self, name: str, *, is_restarted: bool) -> None:
+        await self.cluster.stop(name, signal.SIGKILL)
+        if is_restarted:
+            await self.cluster.start([name])
 
 
 Disturbance = Callable[[UnderWay], Awaitable[None]]
@@ -103,14 +113,19 @@ class Ended:
         ]
         return max(found, default=0.0)
 
-    def faults(self, whole: "Ended") -> list[str]:
-        """Return what is not as it is in an undisturbed survey, a line each."""
+    def has_other_citations(self, whole: "Ended") -> bool:
+        """Return whether it cites otherwise than an undisturbed survey."""
+        return citations_of(self.survey) != citations_of(whole.survey)
+
+    def faults(self, whole: "Ended", kill_count: int = 1) -> list[str]:
+        """Return what is not as it is in an undisturbed survey, or was not done to this one; a line each."""
         watcher, payments = self.watcher, self.payments
         found = {
+            f"{len(self.kills)} kills instead of {kill_count}": len(self.kills) != kill_count,
             f"ended {pb.SurveyState.Name(self.survey.state)}: {self.survey.failure.message}": (
                 self.survey.state != pb.SURVEY_STATE_DONE
             ),
-            "other citations than undisturbed": citations_of(self.survey) != citations_of(whole.survey),
+            "other citations than undisturbed": self.has_other_citations(whole),
             f"{payments.paid_twice_count} recorded calls paid twice": payments.paid_twice_count > 0,
             f"{watcher.misnumbered_count} events misnumbered": watcher.misnumbered_count > 0,
             f"{watcher.repeated_section_count} sections finished twice": watcher.repeated_section_count > 0,
@@ -127,55 +142,41 @@ class Arena:
         self.provider = provider
         self._numbers = itertools.count(1)
 
-    async def survey(self, disturb: Disturbance, *, gateway: str = "gateway", watch_at: Sequence[str] = ()) -> Ended:
+    async def survey(self, disturb: Disturbance, gateways: Sequence[str] = ("gateway",)) -> Ended:
         """Run a survey to its end while it is disturbed.
 
         No other survey's answers are of use to it: its models have names of their own.
 
         Args:
             disturb: run beside it, and given up at its end.
-            gateway: where it is created and read.
-            watch_at: gateways to watch it at; none means that one.
+            gateways: it is created at the first, watched at one after the other as they are lost, read at the last.
         """
         number = next(self._numbers)
         models = {stage: f"chaos-{stage}-{number}" for stage in (*STAGES, "embed")}
         began, asked_before = time.monotonic(), len(await self._requests())
-        async with open_channel(self.cluster.addresses[gateway]) as channel:
-            survey_id = await self._create(pb_grpc.SurveyServiceStub(channel), models)
-        watcher = Watcher(
-            survey_id=survey_id, addresses=[self.cluster.addresses[name] for name in watch_at or (gateway,)]
-        )
+        async with self._stub(gateways[0]) as stub:
+            survey_id = await _created(stub, models)
+        watcher = Watcher(survey_id=survey_id, addresses=[self.cluster.addresses[name] for name in gateways])
         under_way = UnderWay(cluster=self.cluster, provider=self.provider, watcher=watcher, models=models)
         await self._run(under_way, disturb)
         seconds = time.monotonic() - began
         requests = (await self._requests())[asked_before:]
-        async with contextlib.AsyncExitStack() as stack:
-            public, generation, embedding = [
-                await stack.enter_async_context(open_channel(self.cluster.addresses[name]))
-                for name in (gateway, "generation", "embedding")
-            ]
-            rows = await recorded_calls(generation, embedding, survey_id)
-            survey = await _read(pb_grpc.SurveyServiceStub(public), survey_id)
+        ledgers = [self.cluster.addresses[name] for name in ("generation", "embedding")]
+        async with self._stub(gateways[-1]) as stub:
+            survey = await _read(stub, survey_id)
         return Ended(
             survey=survey,
             watcher=watcher,
-            payments=payments_of(requests, rows),
+            payments=payments_of(requests, await recorded_calls(*ledgers, survey_id)),
             asked={stage: sum(each["model"] == name for each in requests) for stage, name in models.items()},
             kills=under_way.kills,
             seconds=seconds,
         )
 
-    async def _create(self, stub: "pb_grpc.SurveyServiceAsyncStub", models: Mapping[str, str]) -> str:
-        named = {stage: f"openai:{name}" for stage, name in models.items()}
-        named["embed"] += f"@{DIMENSION}"
-        spec = pb.SurveySpec(
-            question=QUESTION,
-            source=search_pb2.SOURCE_SAMPLE,
-            max_papers=MAX_PAPERS,
-            models=pb.ModelChoice(**named),
-        )
-        request = service_pb.CreateSurveyRequest(spec=spec)
-        return (await stub.CreateSurvey(request, timeout=20, wait_for_ready=True)).survey.survey_id
+    @contextlib.asynccontextmanager
+    async def _stub(self, gateway: str) -> "AsyncIterator[pb_grpc.SurveyServiceAsyncStub]":
+        async with open_channel(self.cluster.addresses[gateway]) as channel:
+            yield pb_grpc.SurveyServiceStub(channel)
 
     async def _run(self, under_way: UnderWay, disturb: Disturbance) -> None:
         async with asyncio.timeout(SURVEY_TIMEOUT_S):
@@ -183,10 +184,9 @@ class Arena:
             try:
                 await under_way.watcher.run()
             finally:
-                killed = [name for name, _ in under_way.kills]
-                if not killed:
-                    disturbing.cancel()
+                disturbing.cancel()
                 await asyncio.wait([disturbing])
+                await under_way.settle()
         if not disturbing.cancelled():
             disturbing.result()
 
@@ -250,14 +250,29 @@ def kill(name: str, when: Moment) -> Disturbance:
     return disturb
 
 
-def one_after_the_other(*steps: Disturbance) -> Disturbance:
-    """Return what does several things in order."""
+def in_order(*steps: Disturbance) -> Disturbance:
+    """Return what does several things one after the other."""
 
     async def disturb(under_way: UnderWay) -> None:
         for step in steps:
             await step(under_way)
 
     return disturb
+
+
+def side_by_side(*steps: Disturbance) -> Disturbance:
+    """Return what does several things, each as soon as its moment comes."""
+
+    async def disturb(under_way: UnderWay) -> None:
+        async with asyncio.TaskGroup() as group:
+            for step in steps:
+                group.create_task(_done(step, under_way))
+
+    return disturb
+
+
+async def at_once(_under_way: UnderWay) -> None:
+    """Return: the moment is now."""
 
 
 def at_number(number: int) -> Moment:
@@ -290,13 +305,32 @@ def at_request(stage: str, count: int) -> Moment:
 
 
 def kill_while_asking(name: str, stage: str, count: int) -> Disturbance:
-    """Return what kills a process that waits for the answer to a request which the model of a stage holds back."""
+    """Return what kills a process that waits for an answer of a stage's model.
+
+    It holds back the so-manieth request and those that follow; the answers before them have been sent this moment, and
+    some of them may not have been recorded.
+    """
+
+    async def disturb(under_way: UnderWay) -> None:
+        under_way.hold(stage, count - 1)
+        try:
+            await under_way.asked(stage, count, count - 1)
+            await under_way.kill(name)
+        finally:
+            under_way.release(stage)
+
+    return disturb
+
+
+def leave_to(survivor: str, stage: str, count: int) -> Disturbance:
+    """Return what kills the only gateway while a request of a stage is held back, once a second gateway serves."""
 
     async def disturb(under_way: UnderWay) -> None:
         under_way.hold(stage, count - 1)
         try:
             await under_way.asked(stage, count)
-            await under_way.kill(name)
+            await under_way.cluster.start([survivor])
+            await under_way.kill("gateway", is_restarted=False)
         finally:
             under_way.release(stage)
 
@@ -313,6 +347,20 @@ def kill_frozen(name: str, freeze: Moment, stage: pb.Stage.ValueType) -> Disturb
         await under_way.kill(name)
 
     return disturb
+
+
+async def _done(step: Disturbance, under_way: UnderWay) -> None:
+    await step(under_way)
+
+
+async def _created(stub: "pb_grpc.SurveyServiceAsyncStub", models: Mapping[str, str]) -> str:
+    named = {stage: f"openai:{name}" for stage, name in models.items()}
+    named["embed"] += f"@{DIMENSION}"
+    spec = pb.SurveySpec(
+        question=QUESTION, source=search_pb2.SOURCE_SAMPLE, max_papers=MAX_PAPERS, models=pb.ModelChoice(**named)
+    )
+    request = service_pb.CreateSurveyRequest(spec=spec)
+    return (await stub.CreateSurvey(request, timeout=20, wait_for_ready=True)).survey.survey_id
 
 
 async def _read(stub: "pb_grpc.SurveyServiceAsyncStub", survey_id: str) -> pb.Survey:

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import grpc
 from paperroute.v1 import embedding_service_pb2 as embedding_pb
 from paperroute.v1 import embedding_service_pb2_grpc as embedding_grpc
 from paperroute.v1 import generation_service_pb2 as generation_pb
 from paperroute.v1 import generation_service_pb2_grpc as generation_grpc
 from paperroute.v1 import usage_pb2
+
+from services.common.channel import open_channel
 
 TENANT = "default"
 MAX_CALLS = 1_000
@@ -59,21 +60,20 @@ def payments_of(requests: Sequence[Request], rows: Sequence[usage_pb2.RecordedCa
     )
 
 
-async def recorded_calls(
-    generation: grpc.aio.Channel, embedding: grpc.aio.Channel, survey_id: str
-) -> list[usage_pb2.RecordedCall]:
-    """Return what both ledgers hold of a survey."""
-    calls = await generation_grpc.GenerationServiceStub(generation).ListCalls(
-        generation_pb.ListCallsRequest(tenant=TENANT, survey_id=survey_id, page_size=MAX_CALLS),
-        timeout=20,
-        wait_for_ready=True,
-    )
-    encoders = await embedding_grpc.EmbeddingServiceStub(embedding).ListEncoderCalls(
-        embedding_pb.ListEncoderCallsRequest(tenant=TENANT, survey_id=survey_id, page_size=MAX_CALLS),
-        timeout=20,
-        wait_for_ready=True,
-    )
-    return [*calls.calls, *encoders.calls]
+async def recorded_calls(generation: str, embedding: str, survey_id: str) -> list[usage_pb2.RecordedCall]:
+    """Return what the ledgers of the services at two addresses hold of a survey."""
+    async with open_channel(generation) as writers, open_channel(embedding) as encoders:
+        written = await generation_grpc.GenerationServiceStub(writers).ListCalls(
+            generation_pb.ListCallsRequest(tenant=TENANT, survey_id=survey_id, page_size=MAX_CALLS),
+            timeout=20,
+            wait_for_ready=True,
+        )
+        encoded = await embedding_grpc.EmbeddingServiceStub(encoders).ListEncoderCalls(
+            embedding_pb.ListEncoderCallsRequest(tenant=TENANT, survey_id=survey_id, page_size=MAX_CALLS),
+            timeout=20,
+            wait_for_ready=True,
+        )
+        return [*written.calls, *encoded.calls]
 
 
 def _is_recorded(request: Request, answers: set[str]) -> bool:

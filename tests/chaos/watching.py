@@ -65,6 +65,11 @@ class Watcher:
         times = Counter((each.chapter_number, each.section.number) for each in finished)
         return sum(count - 1 for count in times.values())
 
+    @property
+    def fault_count(self) -> int:
+        """Return how many things a reader would trip over."""
+        return self.misnumbered_count + self.repeated_section_count + self.text_gaps
+
     async def run(self) -> None:
         """Watch to the end."""
         for address in itertools.cycle(self.addresses):

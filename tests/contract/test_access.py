@@ -9,7 +9,7 @@ import pytest
 from google.protobuf.descriptor import MethodDescriptor
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from paperroute.v1 import admin_service_pb2 as admin_pb
@@ -286,21 +286,18 @@ async def test_health_is_open_and_reflection_needs_a_token(served: Replica):
     for name in ("", "paperroute.v1.SurveyService"):
         assert (await stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=10)).status == 1
 
-    assert await _reflected(served.channel()) is grpc.StatusCode.UNAUTHENTICATED
+    assert await _reflected(served) == grpc.StatusCode.UNAUTHENTICATED.value[0]
     await served.tenant("team")
     secret = (await served.token("team")).secret
-    metadata = (("authorization", f"Bearer {secret}"),)
-    assert await _reflected(served.channel(), metadata) is grpc.StatusCode.OK
+    assert await _reflected(served, secret) == grpc.StatusCode.OK.value[0]
 
 
-async def _reflected(channel: grpc.aio.Channel, metadata: Any = None) -> grpc.StatusCode:
-    asked = reflection_pb2.ServerReflectionRequest(list_services="")
-    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-    try:
-        await stub.ServerReflectionInfo(iter([asked]), timeout=10, metadata=metadata).read()
-    except grpc.aio.AioRpcError as failure:
-        return failure.code()
-    return grpc.StatusCode.OK
+async def _reflected(served: Replica, secret: str = "") -> int | str:
+    """Ask for the list of services. By hand: grpc's client says INTERNAL of itself when it writes to a refused call."""
+    asked = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
+    headers = [(b"authorization", f"Bearer {secret}".encode())] if secret else []
+    path = f"/{reflection.SERVICE_NAME}/ServerReflectionInfo"
+    return await grpc_status(served.host.address, path, headers, asked)
 
 
 async def test_where_no_tokens_are_needed_everybody_is_the_local_admin(file_gateways: Gateways):
@@ -308,7 +305,7 @@ async def test_where_no_tokens_are_needed_everybody_is_the_local_admin(file_gate
         await served.surveys().GetSurvey(GET, timeout=10)
         await served.surveys(new_secret()).GetSurvey(GET, timeout=10)
         await called(served.channel(), BY_NAME["ListTenants"])
-        assert await _reflected(served.channel()) is grpc.StatusCode.OK
+        assert await _reflected(served) == grpc.StatusCode.OK.value[0]
 
     assert served.callers.seen == [("GetSurvey", LOCAL)] * 2
 

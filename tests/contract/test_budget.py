@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import json
 from collections.abc import Awaitable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -83,7 +83,6 @@ FAULTS = (
     played.refusal(),
     played.drop_connection(),
     played.stall(),
-    played.rate_limited(retry_after=0.01),
 )
 MAY_FAIL_WITH = {
     grpc.StatusCode.RESOURCE_EXHAUSTED,  # no money for vectors
@@ -108,7 +107,6 @@ class Example:
     candidates: int
     writer: int
     faults: list[int]
-
 
     def limit(self, prices: PriceBook) -> int:
         """Return its limit; models whose output or input is free have one too."""
@@ -138,9 +136,11 @@ class Platform:
         self.provider = ProviderStandIn()
         self.prices = PriceBook(PRICES)
         self._shared = SharedSettings(data_dir=data_dir)
-        self._run(self._open(monkeypatch))
+        self.run(self._open(monkeypatch))
 
-    def _run(self, work: Awaitable[T]) -> T:
+    def run(self, work: Awaitable[T]) -> T:
+        """Return what work on the platform's loop brings."""
+
         async def awaited() -> T:
             return await work
 
@@ -170,17 +170,19 @@ class Platform:
         await self.provider.__aexit__()
 
     def close(self) -> None:
-        self._run(self._close())
+        self.run(self._close())
         self.runner.close()
 
     def cost(self, example: Example, budgets: Budgets | None = None, **options: Any) -> int:
         """Return what a survey cost in the end, what nobody knows at its worst."""
-        return self._run(self.paid(example, budgets, **options))
+        return self.run(self.paid(example, budgets, **options))
 
-    async def paid(self, example: Example, budgets: Budgets | None = None, month_limit: int | None = None) -> int:
+    async def paid(
+        self, example: Example, budgets: Budgets | None = None, month_limit: int | None = None, survey_id: str = ""
+    ) -> int:
         """Make a survey, its calls as side by side as the pipeline makes them, and wait until all are recorded."""
         limit = example.limit(self.prices) if month_limit is None else None
-        job = a_running_job(limit, survey_id=f"survey-{next(_NUMBERS)}")
+        job = a_running_job(limit, survey_id=survey_id or f"survey-{next(_NUMBERS)}")
         self.provider.writer = WRITERS[example.writer]
         self.provider.script([FAULTS[number] for number in example.faults])
         budget = await (budgets or Budgets(None, self.services, self.prices)).open(job, month_limit)  # type: ignore[arg-type]
@@ -297,8 +299,8 @@ def _keyed(number: int, paper: paper_pb2.Paper) -> generation_pb.KeyedPaper:
 @pytest.fixture
 def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Platform]:
     monkeypatch.setattr("services.common.paid.governor.FIRST_BACKOFF_S", 0.01)
-    monkeypatch.setattr("services.common.paid.gate.FIRST_PAUSE_S", 0.01)
-    monkeypatch.setattr("services.common.paid.gate.DOUBLING_S", 0.01)
+    monkeypatch.setattr("services.common.paid.gate.WINDOW_CUT", 1.0)  # one survey's faults are not to slow the next
+    monkeypatch.setattr("services.common.paid.process.SharedLimits", lambda *_: None)
     monkeypatch.setattr("services.generation.llm.draft.PASSED_OVER_S", 0.05)
     made = Platform(tmp_path, monkeypatch)
     yield made
@@ -313,3 +315,63 @@ def test_no_survey_costs_more_than_its_limit(platform: Platform):
 
     check()
     assert len(platform.provider.requests) > 500  # most of the surveys paid for something
+
+
+EXHAUSTING = Example(
+    summaries=0,
+    models=MODELS[1],
+    encoder=ENCODERS[1],
+    language="en",
+    abstracts=["We propose a method and compare it."] * 3,
+    candidates=1,
+    writer=0,
+    faults=[],
+)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9, 3.0])
+def test_surveys_side_by_side_on_two_replicas_stay_within_the_month(platform: Platform, postgres: str, share: float):
+    """Each replica knows of the other only what the database says, and some runs die with what they had set aside."""
+    shared = SharedSettings(database_url=new_database(postgres))
+    databases = [gateway_database(shared) for _ in range(2)]
+    replicas = [Budgets(database, platform.services, platform.prices) for database in databases]
+    alone = platform.cost(replace(EXHAUSTING, summaries=100_000))
+    limit = round(share * 6 * alone)
+    highest = 0
+
+    async def survey(number: int) -> int:
+        survey_id = f"month-{number}"
+        cost = await platform.paid(EXHAUSTING, replicas[number % 2], limit, survey_id)
+        if number < 4:  # the others die before they say what they cost
+            await databases[number % 2].run(
+                lambda connection: months.charge(connection, "tenant-a", survey_id, cost, is_last=True)
+            )
+        return cost
+
+    async def month() -> months.Sums:
+        return await databases[0].read(
+            lambda connection: months.sums_of(connection, "tenant-a", months.month_now(connection))
+        )
+
+    async def watch() -> None:
+        nonlocal highest
+        while True:
+            sums = await month()
+            highest = max(highest, sums.spent + sums.reserved)
+            await asyncio.sleep(0.01)
+
+    async def all_of_them() -> list[int]:
+        watching = asyncio.create_task(watch())
+        costs = await asyncio.gather(*(survey(number) for number in range(6)))
+        watching.cancel()
+        return costs
+
+    costs = platform.run(all_of_them())
+    sums = platform.run(month())
+    for database in databases:
+        platform.run(database.close())
+
+    assert sum(costs) <= sums.spent + sums.reserved <= limit
+    assert highest <= limit
+    assert (sum(costs) == 6 * alone) is (share == 3.0)
+    assert sum(costs) > 0.5 * min(limit, 6 * alone)

@@ -6,6 +6,7 @@ changed, and bytes that were never a message.
 
 import asyncio
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -98,18 +99,15 @@ async def test_no_request_meets_a_bug(tmp_path: Path):
     drawn = {method.full_name: drawn_for(method) for method in METHODS}  # before anything runs beside hypothesis
     async with gateway_with(Fakes(found=papers(3)), tmp_path, max_queued_surveys=100_000) as gateway:
         known = await gateway.create(request_id="known")
-        seen, bugs = Counter[grpc.StatusCode](), list[str]()
+        sender = Sender(gateway.channel)
         for method in METHODS:
-            places = asyncio.Semaphore(AT_ONCE)
-            async with asyncio.TaskGroup() as group:
-                for payload in named(method, drawn[method.full_name], known):
-                    group.create_task(_send(gateway.channel, method, payload, places, seen, bugs))
+            await sender.send_all(method, named(method, drawn[method.full_name], known))
         survey = await gateway.finished()  # it still works
 
     assert survey.coverage.cited_count == 3
-    assert sum(seen.values()) >= REQUESTS
-    assert not bugs
-    assert {grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND} <= set(seen)
+    assert sum(sender.seen.values()) >= REQUESTS
+    assert not sender.bugs
+    assert {grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND} <= set(sender.seen)
 
 
 def drawn_for(method: Any) -> list[bytes]:
@@ -152,28 +150,36 @@ def _naming(method: Any, payload: bytes, known: str) -> bytes:
     return message.SerializeToString()
 
 
-async def _send(
-    channel: grpc.aio.Channel,
-    method: Any,
-    payload: bytes,
-    places: asyncio.Semaphore,
-    seen: Counter[grpc.StatusCode],
-    bugs: list[str],
-) -> None:
-    path = f"/{method.containing_service.full_name}/{method.name}"
-    async with places:
+@dataclass
+class Sender:
+    """Sends requests, some at one time, and notes what came back."""
+
+    channel: grpc.aio.Channel
+    seen: Counter[grpc.StatusCode] = field(default_factory=Counter)
+    bugs: list[str] = field(default_factory=list)
+
+    async def send_all(self, method: Any, payloads: list[bytes]) -> None:
+        places = asyncio.Semaphore(AT_ONCE)
+
+        async def one(payload: bytes) -> None:
+            async with places:
+                await self._send(method, payload)
+
+        await asyncio.gather(*map(one, payloads))
+
+    async def _send(self, method: Any, payload: bytes) -> None:
+        path = f"/{method.containing_service.full_name}/{method.name}"
         try:
             if method.server_streaming:
-                call = channel.unary_stream(path)(payload, timeout=30)
-                async for _ in call:
+                async for _ in self.channel.unary_stream(path)(payload, timeout=30):
                     pass
             else:
-                await channel.unary_unary(path)(payload, timeout=30)
-            seen[grpc.StatusCode.OK] += 1
+                await self.channel.unary_unary(path)(payload, timeout=30)
+            self.seen[grpc.StatusCode.OK] += 1
         except grpc.aio.AioRpcError as failure:
-            seen[failure.code()] += 1
+            self.seen[failure.code()] += 1
             if failure.code() in NEVER:
-                bugs.append(f"{method.name}: {failure.code().name} {failure.details()} on {payload!r}")
+                self.bugs.append(f"{method.name}: {failure.code().name} {failure.details()} on {payload!r}")
 
 
 async def test_a_message_that_is_too_large_is_refused(tmp_path: Path):

@@ -9,6 +9,8 @@ import grpc
 import pytest
 from certificates import Certificate
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from paperroute.v1 import search_pb2
+from paperroute.v1 import survey_pb2 as survey_pb
 from paperroute.v1 import survey_service_pb2 as pb
 from paperroute.v1 import survey_service_pb2_grpc as pb_grpc
 from pydantic import SecretStr
@@ -16,6 +18,7 @@ from replicas import ADMIN_TOKEN, Replica, replica
 from survey_rows import Gateways
 
 from gateway.access.access import protection_of
+from gateway.embedded import embedded
 from gateway.settings import GatewaySettings
 from services.common.channel import open_channel
 from services.common.server import Protection, RoleServer
@@ -310,3 +313,30 @@ async def test_the_guard_stands_behind_the_encryption(encrypted: Replica, files:
         await pb_grpc.SurveyServiceStub(channel).GetSurvey(pb.GetSurveyRequest(survey_id="x"), timeout=10)
 
     assert failure.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_a_survey_is_written_behind_one_encrypted_port_for_clients_with_certificate_and_token(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """All roles in one process, open to the network: what protects the port does not stand between the roles."""
+    variables = {
+        "LISTEN": "0.0.0.0:0",
+        "AUTH": "tokens",
+        "ADMIN_TOKEN": ADMIN_TOKEN,
+        "TLS_CERT": str(files / "gateway/cert.pem"),
+        "TLS_KEY": str(files / "gateway/key.pem"),
+        "TLS_CLIENT_CA": str(files / "ca.pem"),
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(f"PAPERROUTE_GATEWAY__{name}", value)
+    client = client_of(files, own="client").model_copy(update={"token": SecretStr(ADMIN_TOKEN)})
+    spec = survey_pb.SurveySpec(question="How is LoRA used?", source=search_pb2.SOURCE_SAMPLE, max_papers=10)
+    async with embedded(listen=None) as address:
+        port = address.rpartition(":")[2]
+        async with open_channel(f"127.0.0.1:{port}", client=client) as channel:
+            stub = pb_grpc.SurveyServiceStub(channel)
+            made = await stub.CreateSurvey(pb.CreateSurveyRequest(spec=spec), timeout=30)
+            watch = stub.WatchSurvey(pb.WatchSurveyRequest(survey_id=made.survey.survey_id), timeout=60)
+            last = [event async for event in watch][-1]
+
+    assert last.finished.state == survey_pb.SURVEY_STATE_DONE

@@ -42,13 +42,13 @@ class ProviderProcess:
     def gemini_url(self) -> str:
         return self.url
 
-    def requests(self, model: str = "", at_least: int = 0) -> list[dict[str, Any]]:
-        """Return what was asked, as soon as a model was asked so many times.
+    def requests(self, model: str = "", asked: int = 0, answered: int = 0) -> list[dict[str, Any]]:
+        """Return what was asked, as soon as a model was asked so many times and has answered so many of them.
 
         Of each request: provider, model, path, started_at (`time.monotonic()`), status, answer_id, digest, and the
         tokens input, cached, cache_write, output, reasoning.
         """
-        return list(self._asked("GET", f"{REQUESTS_PATH}?model={model}&at_least={at_least}"))
+        return list(self._asked("GET", f"{REQUESTS_PATH}?model={model}&asked={asked}&answered={answered}"))
 
     def hold(self, model: str, after: int) -> None:
         """Let a model answer so many more requests and hold back the answers to all that come then."""

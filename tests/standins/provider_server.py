@@ -94,7 +94,8 @@ __all__ = [
 BACKLOG = 4_096
 MAX_BODY_BYTES = 64 * 2**20
 REQUESTS_PATH = "/requests"
-"""Answers what was asked so far; with ?model=a&at_least=3 as soon as that model was asked three times."""
+"""Answers what was asked so far; with ?model=a&asked=3&answered=2 as soon as that model was asked three times and has
+answered two of them."""
 HOLD_PATH = "/hold"
 """With ?model=a&after=3 that model answers three requests more and holds the others back, without `after` none."""
 _NEVER_ANSWERED = Counted(input=0)
@@ -161,7 +162,7 @@ class ProviderStandIn:
         self._under_way = 0
         self._numbers = itertools.count(1)
         self._url = ""
-        self._arrival = asyncio.Event()
+        self._change = asyncio.Event()
         self._held: dict[str, _Held] = {}
 
     @property
@@ -228,11 +229,16 @@ class ProviderStandIn:
         raise web.HTTPNotFound
 
     async def _list_requests(self, request: web.Request) -> web.StreamResponse:
-        model, least = request.query.get("model", ""), int(request.query.get("at_least", "0"))
-        while sum(each.model == model for each in self.requests) < least:
-            self._arrival.clear()
-            await self._arrival.wait()
+        model = request.query.get("model", "")
+        asked, answered = (int(request.query.get(name, "0")) for name in ("asked", "answered"))
+        while not self._has_been(model, asked=asked, answered=answered):
+            self._change.clear()
+            await self._change.wait()
         return web.json_response([each.summary() for each in self.requests])
+
+    def _has_been(self, model: str, *, asked: int, answered: int) -> bool:
+        statuses = [each.status for each in self.requests if each.model == model]
+        return len(statuses) >= asked and statuses.count(200) >= answered
 
     async def _hold(self, request: web.Request) -> web.StreamResponse:
         model, after = request.query["model"], request.query.get("after")
@@ -253,7 +259,7 @@ class ProviderStandIn:
             started_at=time.monotonic(),
         )
         self.requests.append(received)
-        self._arrival.set()
+        self._change.set()
         fault = self._script.pop(0) if self._script else self.faults.get(job.model)
         self._under_way += 1
         self.most_at_once = max(self.most_at_once, self._under_way)
@@ -265,6 +271,7 @@ class ProviderStandIn:
             return response
         finally:
             self._under_way -= 1
+            self._change.set()
 
     async def _hold_back(self, model: str) -> None:
         held = self._held.get(model)

@@ -802,7 +802,7 @@ async def test_a_process_holds_answers_back_and_tells_of_requests_as_they_come()
         running.hold("gpt-6-luna", after=1)
         first = await outcome(used.chat)
         second = asyncio.create_task(outcome(used.chat))
-        asked = await asyncio.to_thread(running.requests, "gpt-6-luna", 2)
+        asked = await asyncio.to_thread(running.requests, "gpt-6-luna", 2, 1)
         running.release("gpt-6-luna")
         ended = [first, await second]
         await used.close()

@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from gateway.store.usage_view import create_views
+
 revision = "0001"
 down_revision = None
 branch_labels = None
@@ -10,13 +12,14 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the tables."""
+    """Make the tables, and the views that others may read."""
     _make_survey()
     _make_rows_of_surveys()
     _make_usage()
     _make_tenants()
     _make_tokens()
     _make_audit()
+    create_views(op.get_bind())
 
 
 def _number() -> sa.types.TypeEngine[int]:
@@ -149,6 +152,7 @@ def _make_tokens() -> None:
         sa.Column("last_used_at", sa.Double),
     )
     op.create_index("token_tenant", "token", ["tenant", "created_at"])
+    op.create_index("token_old_hash", "token", ["old_hash"])
 
 
 def _make_audit() -> None:

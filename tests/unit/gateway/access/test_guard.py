@@ -7,7 +7,7 @@ from survey_rows import Gateways
 
 from gateway.access import limits, tokens
 from gateway.access.access import access_of
-from gateway.access.guard import PATROL_S, SCOPES
+from gateway.access.guard import LOOK_S, PATROL_S, SCOPES
 from gateway.access.principal import LOCAL, Principal, Scope, acting, principal
 from gateway.settings import GatewaySettings
 from services.common.errors import Forbidden, Unauthenticated
@@ -32,7 +32,7 @@ def test_every_public_method_has_a_scope_and_no_other_has_one():
 def test_what_is_remembered_is_forgotten_in_the_time_that_is_promised():
     """5 s until a revoked token is refused everywhere, 10 s until its streams have ended."""
     assert max(tokens.MAX_AGE_S, limits.MAX_AGE_S) < 5
-    assert tokens.MAX_AGE_S + 2 * PATROL_S < 10
+    assert tokens.MAX_AGE_S + PATROL_S + LOOK_S < 10
 
 
 @pytest.mark.parametrize("auth", ["off", "tokens"])

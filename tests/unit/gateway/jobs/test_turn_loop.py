@@ -331,10 +331,10 @@ async def test_no_step_begins_while_the_lock_is_lost(gateways: Gateways, office:
     owner = here.locks.owner
     async with lock_of_the_lost(gateways.shared, here):
         await asyncio.wait_for(here.locks.lost.wait(), PATIENCE_S)
-        assert await gateways.database.run(lambda connection: rows.take_over(connection, taken, owner, "a-reaper"))
         for survey_id in (kept, taken):
             here.let_go[survey_id].set()
             await finished_steps(survey_id, ["plan"])
+        assert await gateways.database.run(lambda connection: rows.take_over(connection, taken, owner, "a-reaper"))
         assert {stage for _, stage in here.begun} == {"plan"}
     await here.has_ended(kept)
 
@@ -349,8 +349,8 @@ async def lock_of_the_lost(shared: SharedSettings, lost: Office) -> AsyncIterato
     connect = functools.partial(psycopg.AsyncConnection.connect, shared.database_url, autocommit=True)
     async with await connect() as reaper, await connect() as operator, asyncio.timeout(PATIENCE_S):
         waiting = asyncio.create_task(reaper.execute(f"SELECT pg_advisory_lock({_lock_number(lost.locks.owner)})"))
-        waits = f"SELECT 1 FROM pg_locks WHERE NOT granted AND pid = {reaper.info.backend_pid}"
-        while (await (await operator.execute(waits)).fetchone()) is None:
+        waits = "SELECT 1 FROM pg_locks WHERE NOT granted AND pid = %s"
+        while (await (await operator.execute(waits, [reaper.info.backend_pid])).fetchone()) is None:
             await asyncio.sleep(0.01)
         await operator.execute(f"SELECT pg_terminate_backend({lost.locks._connection.info.backend_pid})")
         await waiting
