@@ -61,6 +61,7 @@ async def _open(
         budgets=budgets,
         tenants=access.limits,
         sections_in_flight=settings.max_sections_in_flight,
+        absence_s=settings.service_absence_s,
         owner=await locks.acquire(),
     )
     durable = Durable(shared, runs.run, runs.owner)

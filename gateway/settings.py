@@ -42,6 +42,8 @@ class GatewaySettings(BaseSettings):
     """gRPC target of the summarization service; all addresses behind its name share the papers."""
     survey_timeout_s: PositiveInt = 600
     """Longest a survey may take when its request does not say."""
+    service_absence_s: float = Field(default=15.0, ge=0, le=600)
+    """Longest a survey waits for a service that is away, such as one that is started again; then its stage fails."""
     max_running_surveys: PositiveInt = 32
     """Surveys under way in this gateway at one time; others wait for their turn."""
     max_running_surveys_per_tenant: PositiveInt = 32

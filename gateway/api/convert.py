@@ -9,6 +9,7 @@ from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import survey_service_pb2 as service_pb
 
 from gateway.jobs.values import JobFilter
+from gateway.store.moments import limit_of
 from services.common.categories import check_categories
 from services.common.fields import FieldChecks
 from services.common.languages import LANGUAGES
@@ -64,7 +65,7 @@ def filter_of(request: service_pb.ListSurveysRequest, tenant: str) -> JobFilter:
     moments = {}
     for name in ("created_from", "created_before"):
         if request.HasField(name) and check_moment(checks, name, getattr(request, name)):
-            moments[name] = moment_of(getattr(request, name)).timestamp()
+            moments[name] = limit_of(getattr(request, name))
     checks.finish()
     return JobFilter(
         tenant=tenant,

@@ -11,7 +11,7 @@ from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import usage_service_pb2 as usage_pb
 
 from gateway.access.principal import Principal, Scope
-from gateway.store.moments import seconds_of
+from gateway.store.moments import limit_of
 from gateway.store.usage import Dimension, UsageFilter, UsageQuery, UsageSum, Value
 from services.common.errors import InvalidRequest, Violation
 from services.common.fields import FieldChecks
@@ -97,7 +97,7 @@ def _check_text(checks: FieldChecks, field: str, value: str, most: int) -> None:
 
 
 def _moment(checks: FieldChecks, field: str, timestamp: Timestamp) -> float | None:
-    return seconds_of(timestamp) if check_moment(checks, field, timestamp) else None
+    return limit_of(timestamp) if check_moment(checks, field, timestamp) else None
 
 
 def _row_of(found: UsageSum) -> usage_pb.UsageRow:

@@ -108,7 +108,10 @@ class Durable:
             self._launch_dbos()
         except BaseException as error:
             await self.close()
-            raise _launch_failure(error) from error
+            if _is_of_database(error):
+                problem = f"its tables cannot be read or made ({type(error).__name__}); may its user do that?"
+                raise NotReady(_WHAT, problem) from error
+            raise
 
     async def start(self, survey_id: str, run: int) -> None:
         """Start a run that was never started, and return once it is under way.
@@ -275,13 +278,12 @@ class Durable:
 
     async def _call(self, call: Coroutine[Any, Any, T]) -> T:
         """Await a call to DBOS where it does not take it for a step of the survey that it may be made from."""
-        from dbos import error as dbos_error
-        from sqlalchemy.exc import SQLAlchemyError
-
         try:
             return await contextvars.Context().run(asyncio.create_task, call)
-        except (SQLAlchemyError, dbos_error.DBOSException) as error:
-            raise UpstreamFailed(_WHAT, type(error).__name__, retry_after_s=1) from error
+        except Exception as error:
+            if _is_of_database(error):
+                raise UpstreamFailed(_WHAT, type(error).__name__, retry_after_s=1) from error
+            raise
 
     async def _execute(self, survey_id: str, run: int) -> None:
         """Run a survey; raise what DBOS does not record unless it has been run to its end, here."""
@@ -299,10 +301,10 @@ class Durable:
             await self.may_start()
             await self._run(survey_id, run, StepRunner(self))
             await self._check_owner(task, name)
-        except dbos_error.DBOSBaseException:  # it was cancelled, or another process has taken it over
-            raise _Interrupted from None
         except Exception:
             logger.exception("survey %s was interrupted", survey_id)
+            raise _Interrupted from None
+        except (dbos_error.DBOSBaseException, BaseExceptionGroup):  # cancelled, or another process has taken it over
             raise _Interrupted from None
         finally:
             del self._under_way[task]
@@ -387,16 +389,12 @@ class _Interrupted(BaseException):
     """Ends a workflow without a word in the journal, so that it can be resumed."""
 
 
-def _launch_failure(error: BaseException) -> BaseException:
-    """Return what a launch fails with: without the database's words, which may hold its address."""
+def _is_of_database(error: BaseException) -> bool:
+    """Return whether DBOS failed by its database, rather than by a bug."""
     from dbos import error as dbos_error
     from sqlalchemy.exc import SQLAlchemyError
 
-    if isinstance(error, SQLAlchemyError | dbos_error.DBOSException):
-        return NotReady(
-            _WHAT, f"its tables cannot be made or read ({type(error).__name__}); may this user change them?"
-        )
-    return error
+    return isinstance(error, SQLAlchemyError | dbos_error.DBOSException)
 
 
 def _nothing() -> None:

@@ -88,6 +88,7 @@ class Runs:
     budgets: Budgets
     tenants: TenantLimits
     sections_in_flight: int
+    absence_s: float
     owner: str
     ended: Callable[[str], None] = lambda _: None
     """Called with the id of a survey after its last event."""
@@ -139,6 +140,7 @@ class Runs:
                 ports=ports,
                 deadline=deadline,
                 sections_in_flight=self.sections_in_flight,
+                absence_s=self.absence_s,
             )
         finally:
             await budget.close()

@@ -234,7 +234,8 @@ class SurveyBudget:
                     await self._make_room(wish)
         except Exception as error:  # noqa: BLE001  # whatever it is, those who wait are told
             for wish in self._wishes:
-                wish.grant.set_exception(error)
+                if not wish.grant.done():
+                    wish.grant.set_exception(error)
         finally:
             for wish in self._wishes:
                 wish.grant.cancel()
@@ -258,13 +259,15 @@ class SurveyBudget:
     def _reading_at(self, wish: "_Wish", freed: int) -> float:
         """Return when to read the ledgers for a wish; never, as infinity, where that frees too little.
 
+        Of a month anything is worth freeing: other surveys may wait for it.
+
         Args:
             wish: the one that waits.
             freed: what a reading frees of grants that have ended.
         """
         if self._has_failed:
             return self._read_at + POLL_S if freed or self._account.in_flight_elsewhere else math.inf
-        if freed and self._room + freed >= wish.least:
+        if freed and (self._month or self._room + freed >= wish.least):
             return self._read_at + READ_GAP_S
         return self._read_at + POLL_S if self._account.in_flight_elsewhere else math.inf
 
@@ -433,6 +436,8 @@ class _Wish:
 
     def size(self, room: int) -> int | None:
         """Return how much is granted where there is so much room and others want some too; None: it is too little."""
+        if self.above is None and not self.worst.most:
+            return 0
         if self.needed > room:
             return None
         if self.above is not None:

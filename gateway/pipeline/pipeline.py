@@ -120,12 +120,16 @@ async def _retrieve(run: Run, stage: StageRun) -> None:
         published_from=draft.spec.published_from if draft.spec.HasField("published_from") else None,
         with_withdrawn=draft.spec.with_withdrawn,
     )
-    stage.expect(len(search_terms))
+    result = await run.answered(lambda: _searched(run, stage, request))
+    stage.report.paper_count = len(result.papers)
+    run.keep(PartKind.SEARCH, result)
+
+
+async def _searched(run: Run, stage: StageRun, request: retrieval_pb.SearchPapersRequest) -> retrieval_pb.SearchResult:
+    stage.expect(len(request.search_terms))
     async for message in run.services.retrieval.SearchPapers(request, timeout=run.timeout_s(pb.STAGE_RETRIEVE)):
         if message.WhichOneof("event") == "result":
-            stage.report.paper_count = len(message.result.papers)
-            run.keep(PartKind.SEARCH, message.result)
-            return
+            return message.result
         progress = message.progress
         if progress.is_final:
             stage.report.done_count += 1
@@ -188,23 +192,25 @@ async def _order(run: Run, stage: StageRun) -> None:
     # After a restart only the draft tells which encoder it was.
     vectors = run.vectors or await _embedded(run, draft.vectors.encoder if draft.vectors else "")
     is_local = vectors.encoder.startswith("wordllama:")  # a small encoder: the papers' own words sharpen its vectors
-    response = await run.services.ordering.OrderPapers(
-        ordering_pb.OrderPapersRequest(
-            call=run.call(),
-            paper_ids=[paper.paper_id for paper in papers],
-            vectors=vectors.vectors,
-            dimension=vectors.dimension,
-            count=vectors.count,
-            texts=[f"{paper.title}\n{paper.abstract}" for paper in papers] if is_local else (),
-            method=draft.spec.ordering,
-            query_vector=vectors.query_vector,
-            published_s=[paper.published_at.seconds for paper in papers],
-            max_section_papers=draft.spec.max_section_papers,
-            chapter_count=min(draft.spec.chapter_count, len(papers)),
-            seed=draft.spec.sample_seed,
-        ),
-        timeout=run.timeout_s(pb.STAGE_ORDER),
+    request = ordering_pb.OrderPapersRequest(
+        call=run.call(),
+        paper_ids=[paper.paper_id for paper in papers],
+        vectors=vectors.vectors,
+        dimension=vectors.dimension,
+        count=vectors.count,
+        texts=[f"{paper.title}\n{paper.abstract}" for paper in papers] if is_local else (),
+        method=draft.spec.ordering,
+        query_vector=vectors.query_vector,
+        published_s=[paper.published_at.seconds for paper in papers],
+        max_section_papers=draft.spec.max_section_papers,
+        chapter_count=min(draft.spec.chapter_count, len(papers)),
+        seed=draft.spec.sample_seed,
     )
+
+    async def ask() -> ordering_pb.OrderPapersResponse:
+        return await run.services.ordering.OrderPapers(request, timeout=run.timeout_s(pb.STAGE_ORDER))
+
+    response = await run.answered(ask)
     run.keep(PartKind.ORDER, response)
     stage.advance()
 

@@ -15,6 +15,7 @@ from paperroute.v1 import usage_pb2
 from gateway.document.draft import Draft, Part, PartKind, SectionPlace
 from gateway.money.budget import SurveyBudget, within_budget
 from gateway.money.worst import Request
+from gateway.pipeline.absence import despite_absence
 from gateway.pipeline.patience import Patience
 from gateway.pipeline.ports import Ports
 from gateway.pipeline.stage_run import StageBroke, StageFailed, StageRun, name_of, stage_run
@@ -56,6 +57,8 @@ class Run:
     deadline: Deadline
     sections_in_flight: int
     """Sections that are written at one time."""
+    absence_s: float
+    """Longest it waits for a service that is away."""
     attempts: dict[SectionPlace, int] = field(default_factory=dict)
     """How often the text of a section was begun, by this run and those before."""
     vectors: embedding_pb.EmbedPapersResponse | None = None
@@ -98,9 +101,17 @@ class Run:
 
         async def granted(max_cost_nano_usd: int | None) -> Answer:
             request.call.CopyFrom(self.call(max_cost_nano_usd))
-            return await ask(request)
+            return await self.answered(lambda: ask(request))
 
         return await within_budget(self.budget, stage, self.budget.worst_of(request), granted)
+
+    async def answered(self, ask: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Return what a call to a service brings, made again while the service is away for a moment.
+
+        Raises:
+            grpc.aio.AioRpcError, TimeoutError: as `ask` does.
+        """
+        return await despite_absence(ask, self.absence_s)
 
     def keep(self, kind: PartKind, payload: Message | str, place: str = "") -> None:
         """Add a part to the draft, durably."""

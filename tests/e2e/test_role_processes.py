@@ -30,7 +30,8 @@ def collector() -> Iterator[OtlpCollector]:
 
 @pytest.fixture(scope="module")
 def roles(tmp_path_factory: pytest.TempPathFactory, collector: OtlpCollector) -> Iterator[Cluster]:
-    made = Cluster(tmp_path_factory.mktemp("roles"), {"PAPERROUTE_OTLP_ENDPOINT": collector.endpoint})
+    settings = {"PAPERROUTE_OTLP_ENDPOINT": collector.endpoint, "PAPERROUTE_GATEWAY__SERVICE_ABSENCE_S": "1"}
+    made = Cluster(tmp_path_factory.mktemp("roles"), settings)
     try:
         asyncio.run(made.start())
         yield made

@@ -27,8 +27,14 @@ _SURVEYS = (f"survey-{number}" for number in itertools.count(1))
 class Surveys:
     """Runs surveys of given stages and notes what it was asked to do; `blocked` stages wait until they are let go."""
 
-    def __init__(self, *stages: pb.Stage.ValueType, blocked: Sequence[pb.Stage.ValueType] = ()) -> None:
+    def __init__(
+        self,
+        *stages: pb.Stage.ValueType,
+        blocked: Sequence[pb.Stage.ValueType] = (),
+        is_side_by_side: bool = False,
+    ) -> None:
         self.stages = stages
+        self.is_side_by_side = is_side_by_side
         self.blocked = set(blocked)
         self.begun: list[int] = []
         self.done: list[int] = []
@@ -42,7 +48,11 @@ class Surveys:
     async def run(self, survey_id: str, run: int, steps: StepRunner) -> None:
         self.runs.append((survey_id, run))
         try:
-            for stage in self.stages:
+            if self.is_side_by_side:
+                async with asyncio.TaskGroup() as group:
+                    for stage in self.stages:
+                        group.create_task(steps.run_step(stage, self._work(stage)))
+            for stage in self.stages if not self.is_side_by_side else ():
                 await steps.run_step(stage, self._work(stage))
         except asyncio.CancelledError:
             self.cancelled.set()
@@ -212,10 +222,14 @@ async def test_cancel_stops_a_step_that_would_never_end(launch: Journals) -> Non
     assert surveys.done == []
 
 
-async def test_cancel_by_another_process_stops_a_step(launch_file: Journals) -> None:
+@pytest.mark.parametrize("is_side_by_side", [False, True])
+async def test_cancel_by_another_process_stops_steps(
+    launch_file: Journals, is_side_by_side: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     from dbos import DBOS
 
-    survey, surveys = next(_SURVEYS), Surveys(PLAN, RETRIEVE, blocked=[PLAN])
+    survey = next(_SURVEYS)
+    surveys = Surveys(PLAN, RETRIEVE, blocked=[PLAN, RETRIEVE], is_side_by_side=is_side_by_side)
     journal = await launch_file(surveys)
     await journal.start(survey, 1)
     await surveys.has_begun(PLAN)
@@ -224,6 +238,7 @@ async def test_cancel_by_another_process_stops_a_step(launch_file: Journals) -> 
 
     assert surveys.done == []
     assert not surveys.ended.is_set()
+    assert caplog.records == []
 
 
 async def test_what_a_step_raises_interrupts_the_run_and_is_not_recorded(

@@ -22,10 +22,12 @@ PATIENCE_S = 20
 LONG_GONE = "long-gone"
 HOLDER = """
 import asyncio, sys
+from gateway.jobs import replicas
 from gateway.jobs.replicas import replica_locks
 from services.common.settings import SharedSettings
 
 async def main():
+    replicas.DEAD_AFTER_S = 0
     locks = replica_locks(SharedSettings(data_dir=sys.argv[1], database_url=sys.argv[2]))
     owner = await locks.acquire()
     is_held = False
@@ -46,6 +48,12 @@ def settings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     """Settings of a store that these tests share."""
     url = "" if request.param == "sqlite" else new_database(request.getfixturevalue("postgres"))
     return SharedSettings(database_url=url, data_dir=tmp_path_factory.mktemp("locks"))
+
+
+@pytest.fixture(autouse=True)
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replicas, "BEAT_S", 0.05)
+    monkeypatch.setattr(replicas, "DEAD_AFTER_S", 0.1)
 
 
 @pytest.fixture
@@ -165,7 +173,6 @@ async def test_a_lock_that_another_process_holds_is_not_taken_again(
     replica: Make, settings: SharedSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who took this replica for dead works on what it had; only then may it go on."""
-    monkeypatch.setattr(replicas, "BEAT_S", 0.05)
     locks, reaper = await replica(), await replica()
     may_look, tries = asyncio.Event(), asyncio.Semaphore(0)
     is_held, take = locks._is_held, locks._take

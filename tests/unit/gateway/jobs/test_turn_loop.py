@@ -57,6 +57,7 @@ class Office:
         await self.turns.start()
 
     async def close(self) -> None:
+        self.turns.poke()  # in the same moment: the loop that it wakes must end all the same
         await self.turns.close()
         await self.durable.close()
         await self.locks.close()

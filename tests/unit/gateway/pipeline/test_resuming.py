@@ -112,6 +112,7 @@ def run_of(services: Services, durable: Durable, writes: int = 10_000) -> Run:
         ports=Ports(durable, writes),
         deadline=Deadline.after(30),
         sections_in_flight=9,
+        absence_s=0,
     )
 
 
