@@ -8,16 +8,18 @@ from typing import Any
 
 import grpc
 from opentelemetry import propagate, trace
+from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import survey_service_pb2 as service_pb
 from paperroute.v1 import survey_service_pb2_grpc as pb_grpc
 
 from gateway.access.limits import Limits, TenantLimits
-from gateway.access.principal import principal
+from gateway.access.principal import Principal, principal
 from gateway.api import convert
 from gateway.jobs.desk import Desk
-from gateway.jobs.values import NewJob, QueueLimits
+from gateway.jobs.values import JobFilter, NewJob, QueueLimits
 from gateway.money.budget import Budgets
 from gateway.money.estimate import estimate_of
+from gateway.money.worst import check_priced
 from gateway.settings import GatewaySettings
 from services.common import telemetry
 from services.common.deadlines import Deadline
@@ -27,6 +29,8 @@ from services.common.paid.settings import ModelSettings
 Context = grpc.aio.ServicerContext[Any, Any]
 SURVEY_ID_BYTES = 8
 """Ids are not to be counted, nor to be guessed."""
+RECENT_SURVEYS = 50
+"""Of the tenant, to which an estimate is fitted."""
 
 
 class SurveyService(pb_grpc.SurveyServiceServicer):
@@ -57,6 +61,7 @@ class SurveyService(pb_grpc.SurveyServiceServicer):
         limits = await self._tenants.of(who.tenant)
         convert.check_create(request, now, limits.allowed_models)
         spec = convert.resolved(request.spec, now, self._settings.survey_timeout_s, self._models)
+        await self._check_money(who, spec, limits)
         new = NewJob(
             survey_id=secrets.token_hex(SURVEY_ID_BYTES),
             tenant=who.tenant,
@@ -125,11 +130,26 @@ class SurveyService(pb_grpc.SurveyServiceServicer):
         self, request: service_pb.EstimateSurveyRequest, context: Context
     ) -> service_pb.EstimateSurveyResponse:
         """Return what a survey would call and cost."""
-        now = datetime.now(UTC)
-        limits = await self._tenants.of(principal().tenant)
+        now, who = datetime.now(UTC), principal()
+        limits = await self._tenants.of(who.tenant)
         convert.check_estimate(request, now, limits.allowed_models)
         spec = convert.resolved(request.spec, now, self._settings.survey_timeout_s, self._models)
-        return await asyncio.to_thread(estimate_of, spec, self._prices)
+        done = JobFilter(tenant=who.tenant, states=frozenset({pb.SURVEY_STATE_DONE}))
+        recent, _ = await self._desk.page(done, RECENT_SURVEYS, "")
+        month_left = await self._budgets.month_left(who.tenant, limits.max_month_cost_nano_usd)
+        return await asyncio.to_thread(estimate_of, spec, self._prices, recent, month_left)
+
+    async def _check_money(self, who: Principal, spec: pb.SurveySpec, limits: Limits) -> None:
+        """Make sure that a survey's budget can be kept and that its tenant's is not spent.
+
+        Raises:
+            Unpriced: there is a budget, and the price of a model is not known.
+            BudgetReached: the tenant's budget of this month is spent.
+        """
+        month_limit = limits.max_month_cost_nano_usd
+        if spec.HasField("max_cost_nano_usd") or month_limit is not None:
+            await asyncio.to_thread(check_priced, spec, self._prices, has_limit=True)
+        await self._budgets.check_month(who.tenant, month_limit)
 
     def _queue_limits(self, limits: Limits) -> QueueLimits:
         return QueueLimits(

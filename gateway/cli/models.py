@@ -73,5 +73,8 @@ def tell_estimate(estimate: service_pb.EstimateSurveyResponse) -> None:
         tokens = f"{stage.input_tokens:,} tokens in, {stage.output_tokens:,} out"
         report.tell(f"  {name:<10} {stage.model}: {stage.call_count:,} calls, about {tokens}, {cost}")
     is_known = estimate.HasField("cost_nano_usd")
-    total = f"${shown(estimate.cost_nano_usd)}" if is_known else "unknown, since a model is unpriced"
+    total = "unknown, since a model is unpriced"
+    if is_known:
+        low, high = shown(estimate.low_cost_nano_usd), shown(estimate.high_cost_nano_usd)
+        total = f"${shown(estimate.cost_nano_usd)} (${low} to ${high})"
     report.tell(f"estimate for {estimate.paper_count} papers: {total}; --model extractive:builtin costs nothing")

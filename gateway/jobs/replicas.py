@@ -17,7 +17,7 @@ import logging
 import os
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +42,20 @@ FORGET_AFTER_S = 10.0
 """A lock that was not looked at for so long may have been held meanwhile."""
 _WHAT = "the lock of this replica"
 _ATTEMPTS = 5
-_KEEPALIVE = {"tcp_keepalives_idle": 5, "tcp_keepalives_interval": 2, "tcp_keepalives_count": 3}
-"""Seconds until the server looks whether a silent machine is there, between two looks, and how many of them."""
+_CLIENT_SIDE: Mapping[str, Any] = {
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+"""How soon a connection to a machine that is gone breaks, so that another one can be made."""
+_SERVER_SIDE: Mapping[str, str] = {
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+    "idle_session_timeout": "0",
+}
+"""How soon the server ends the session of a machine that is gone, in seconds; one that is silent is not ended."""
 
 
 class ReplicaLocks(ABC):
@@ -238,10 +250,11 @@ class ServerLocks(ReplicaLocks):
         await self._disconnect()
         try:
             self._connection = await psycopg.AsyncConnection.connect(
-                self._url, autocommit=True, connect_timeout=10, application_name="paperroute replica"
+                self._url, autocommit=True, connect_timeout=10, application_name="paperroute replica", **_CLIENT_SIDE
             )
-            for name, value in _KEEPALIVE.items():
-                await self._connection.execute(f"SET {name} = {value}")
+            for name, value in _SERVER_SIDE.items():  # as far as this version of the server knows them
+                query = "SELECT set_config(name, %s, false) FROM pg_settings WHERE name = %s"
+                await self._connection.execute(query, (value, name))
             is_taken = await self._ask("pg_try_advisory_lock", self.owner)
         except psycopg.Error as error:
             await self._disconnect()

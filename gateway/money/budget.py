@@ -252,7 +252,7 @@ class SurveyBudget:
             return
         elif self._may_wait(wish, now):
             polled_at = now + MONTH_POLL_S if self._month and self._month.others else math.inf
-            await self._wait(min(read_at, unsure_until, polled_at) - now)
+            await self._wait(min(read_at, unsure_until, polled_at, now + MAX_IDLE_S) - now)
         else:
             await self._give_rest(wish)
 
@@ -318,10 +318,11 @@ class SurveyBudget:
         """Return whether what is under way may bring back enough for a wish."""
         account, month = self._account, self._month
         back = account.held + account.in_flight
+        others = month.others if month else 0
         could = self._survey_room + back
         if month:
-            could = min(could, month.room(account) + back + month.left + month.others)
-        if could < wish.least or could <= self._room:
+            could = min(could, month.room(account) + month.left + back + others)
+        if could < wish.least or not back + others:
             return False
         if account.is_busy:
             return True
@@ -331,7 +332,7 @@ class SurveyBudget:
 
     async def _wait(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(None if seconds == math.inf else seconds):
+            async with asyncio.timeout(seconds):
                 await self._changed.wait()
 
     async def _has_read(self) -> bool:

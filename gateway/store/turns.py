@@ -196,11 +196,13 @@ def interruptions(connection: "Connection", survey_id: str) -> int:
     begun_count = 0
     for payload in connection.execute(query.limit(MAX_LOOKED_BACK)).scalars():
         event = events.Event.FromString(payload)
-        kind = event.WhichOneof("event")
-        if kind == "state_changed" and event.state_changed.state == pb.SURVEY_STATE_RUNNING:
-            begun_count += 1
-        elif kind in {"stage_finished", "section_finished", "state_changed"}:
-            break
+        match event.WhichOneof("event"):
+            case "state_changed" if event.state_changed.state == pb.SURVEY_STATE_RUNNING:
+                begun_count += 1
+            case "stage_finished" if event.stage_finished.report.state != pb.STAGE_STATE_DONE:
+                pass  # it was cut short
+            case "stage_finished" | "section_finished" | "state_changed":
+                break
     return max(0, begun_count - 1)
 
 

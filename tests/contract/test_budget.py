@@ -308,7 +308,7 @@ def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Platfo
 
 
 def test_no_survey_costs_more_than_its_limit(platform: Platform):
-    @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+    @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
     @given(EXAMPLES)
     def check(example: Example) -> None:
         assert platform.cost(example) <= example.limit(platform.prices)
@@ -329,8 +329,10 @@ EXHAUSTING = Example(
 )
 
 
-@pytest.mark.parametrize("share", [0.3, 0.9, 3.0])
-def test_surveys_side_by_side_on_two_replicas_stay_within_the_month(platform: Platform, postgres: str, share: float):
+@pytest.mark.parametrize(("share", "used"), [(0.3, 0.5), (0.9, 0.5), (3.0, 0.9)])
+def test_surveys_side_by_side_on_two_replicas_stay_within_the_month(
+    platform: Platform, postgres: str, share: float, used: float
+):
     """Each replica knows of the other only what the database says, and some runs die with what they had set aside."""
     shared = SharedSettings(database_url=new_database(postgres))
     databases = [gateway_database(shared) for _ in range(2)]
@@ -366,12 +368,13 @@ def test_surveys_side_by_side_on_two_replicas_stay_within_the_month(platform: Pl
         watching.cancel()
         return costs
 
-    costs = platform.run(all_of_them())
-    sums = platform.run(month())
-    for database in databases:
-        platform.run(database.close())
+    try:
+        costs = platform.run(all_of_them())
+        sums = platform.run(month())
+    finally:
+        for database in databases:
+            platform.run(database.close())
 
     assert sum(costs) <= sums.spent + sums.reserved <= limit
     assert highest <= limit
-    assert (sum(costs) == 6 * alone) is (share == 3.0)
-    assert sum(costs) > 0.5 * min(limit, 6 * alone)
+    assert sum(costs) > used * min(limit, 6 * alone)

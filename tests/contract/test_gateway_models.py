@@ -14,7 +14,7 @@ from paperroute.v1 import survey_service_pb2 as service_pb
 from paperroute.v1 import usage_pb2, writing_pb2
 
 from gateway.document.export_markdown import markdown_of
-from services.common.errors import reason_in, violations_in
+from services.common.errors import BudgetReached, reason_in, violations_in
 
 BUILTIN = "extractive:builtin"
 LUNA, SONNET = "openai:gpt-6-luna", "anthropic:claude-sonnet-5-5"
@@ -275,3 +275,62 @@ async def test_a_cancelled_survey_is_billed_for_calls_that_were_under_way(tmp_pa
 
 def summarize_usage(survey: pb.Survey) -> list[usage_pb2.ModelUsage]:
     return [usage for stage in survey.stages if stage.stage == pb.STAGE_SUMMARIZE for usage in stage.usage]
+
+
+async def test_a_budget_with_a_model_without_a_price_is_refused_at_once(gateway: Gateway):
+    """It could not be kept."""
+    request = service_pb.CreateSurveyRequest(spec=spec(models=pb.ModelChoice(write="ollama:mine"), max_cost_nano_usd=9))
+    failure = await refused(gateway.stub.CreateSurvey(request, timeout=5))
+
+    assert (failure.code(), reason_in(failure)) == (grpc.StatusCode.FAILED_PRECONDITION, "UNPRICED")
+    assert not gateway.fakes.requests
+
+
+async def test_each_call_is_granted_its_part_of_the_budget(gateway: Gateway):
+    """Handed the whole to each, two side by side could spend it twice."""
+    limit = 10**9
+    await gateway.finished(spec(models=PAID, max_cost_nano_usd=limit))
+
+    granted = [each.call.max_cost_nano_usd for each in asked(gateway, "SummarizePaper")]
+    assert len(granted) == 20
+    assert all(each.call.HasField("max_cost_nano_usd") for each in asked(gateway, "SummarizePaper"))
+    assert 0 < sum(granted) <= limit
+
+
+async def test_a_stage_that_was_short_of_money_says_so_and_the_survey_is_done(tmp_path: Path):
+    fakes = Fakes(section_fields={"budget_reached": True, "fallback_reason": "the budget does not allow it"})
+    async with gateway_with(fakes, tmp_path) as gateway:
+        survey = await gateway.finished(spec(models=PAID, max_cost_nano_usd=10**7))
+
+    reached = {pb.Stage.Name(stage.stage) for stage in survey.stages if stage.budget_reached}
+    assert (survey.state, survey.budget_reached, reached) == (pb.SURVEY_STATE_DONE, True, {"STAGE_WRITE"})
+    assert survey.coverage.fallback_section_count == 4
+
+
+async def test_a_budget_that_does_not_allow_the_encoder_leaves_it_to_the_local_one(tmp_path: Path):
+    async def too_dear(request: Any) -> None:
+        if request.encoder.startswith("openai:"):
+            raise BudgetReached(1)
+
+    fakes = Fakes(before={"EmbedPapers": too_dear})
+    models = pb.ModelChoice(embed="openai:text-embedding-3-large")
+    async with gateway_with(fakes, tmp_path) as gateway:
+        survey = await gateway.finished(spec(models=models, max_cost_nano_usd=10))
+
+    assert asked(gateway, "EmbedPapers")[-1].encoder == "wordllama:l2_supercat_256"
+    assert (survey.state, survey.budget_reached) == (pb.SURVEY_STATE_DONE, True)
+
+
+async def test_an_estimate_is_fitted_to_the_tenants_own_surveys(tmp_path: Path):
+    async with gateway_with(Fakes(found=papers(8)), tmp_path) as gateway:
+        request = service_pb.EstimateSurveyRequest(spec=spec(models=PAID, max_papers=8))
+        general = await gateway.stub.EstimateSurvey(request, timeout=5)
+        for _ in range(3):
+            await gateway.finished(spec(models=PAID, max_papers=8))
+        fitted = await gateway.stub.EstimateSurvey(request, timeout=5)
+
+    assert (general.recent_survey_count, fitted.recent_survey_count) == (0, 3)
+    for each in (general, fitted):
+        assert 0 < each.low_cost_nano_usd <= each.cost_nano_usd <= each.high_cost_nano_usd
+    assert fitted.cost_nano_usd < general.cost_nano_usd  # the fakes take ten tokens a call
+    assert not fitted.HasField("month_left_nano_usd")

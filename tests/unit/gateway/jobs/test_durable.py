@@ -222,14 +222,11 @@ async def test_cancel_stops_a_step_that_would_never_end(launch: Journals) -> Non
     assert surveys.done == []
 
 
-@pytest.mark.parametrize("is_side_by_side", [False, True])
-async def test_cancel_by_another_process_stops_steps(
-    launch_file: Journals, is_side_by_side: bool, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_cancel_by_another_process_stops_steps(launch_file: Journals, caplog: pytest.LogCaptureFixture) -> None:
     from dbos import DBOS
 
     survey = next(_SURVEYS)
-    surveys = Surveys(PLAN, RETRIEVE, blocked=[PLAN, RETRIEVE], is_side_by_side=is_side_by_side)
+    surveys = Surveys(PLAN, RETRIEVE, blocked=[PLAN, RETRIEVE], is_side_by_side=True)
     journal = await launch_file(surveys)
     await journal.start(survey, 1)
     await surveys.has_begun(PLAN)

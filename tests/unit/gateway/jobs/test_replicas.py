@@ -147,8 +147,10 @@ async def test_a_lost_lock_is_told_and_taken_again(
 ) -> None:
     monkeypatch.setattr(replicas, "DEAD_AFTER_S", PATIENCE_S)  # however slow this machine is
     locks, other = await replica(), await replica()
+    told = asyncio.create_task(locks.lost.wait())
+    await asyncio.sleep(0)  # it waits before there is something to hear of
     await lose_lock(settings, locks)
-    await asyncio.wait_for(locks.lost.wait(), PATIENCE_S)
+    await asyncio.wait_for(told, PATIENCE_S)
     again = asyncio.create_task(locks.held_again())
     while settings.database_url and not again.done():  # it lives, so it is not taken for dead meanwhile
         async with other.held(locks.owner) as is_dead:

@@ -198,7 +198,10 @@ async def test_interruptions_are_counted_since_the_last_progress(gateways: Gatew
     await again(stage_started(), stage_finished())
     await again(stage_started())
     await again(section_finished("1.1"))
-    assert counted == [0, 1, 2, 0, 1, 0]
+    cut_short = stage_finished()
+    cut_short.stage_finished.report.state = pb.STAGE_STATE_CANCELLED
+    await again(cut_short)
+    assert counted == [0, 1, 2, 0, 1, 0, 1]
     await again()
     await gateways.cancelled(job.survey_id)
     await gateways.database.run(lambda connection: surveys.resume(connection, job.survey_id, [], LIMITS))
