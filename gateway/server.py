@@ -62,11 +62,12 @@ async def _open(
         tenants=access.limits,
         sections_in_flight=settings.max_sections_in_flight,
         absence_s=settings.service_absence_s,
+        max_interruptions=settings.max_interruptions,
         owner=await locks.acquire(),
+        changed=hub.changed,
     )
     durable = Durable(shared, runs.run, runs.owner)
     turns = Turns(database, durable, locks, _turn_limits(settings), runs=runs, changed=hub.changed)
-    runs.ended = turns.poke
     upkeep = Upkeep(database, services, retention_days=settings.retention_days)
     desk = Desk(database=database, hub=hub, turns=turns, runs=runs, durable=durable, upkeep=upkeep)
 

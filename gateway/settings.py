@@ -56,6 +56,9 @@ class GatewaySettings(BaseSettings):
     """Age from which ended surveys are removed with their questions and texts; what they cost is kept."""
     take_over: bool = True
     """Whether it goes on with surveys that other gateways on its database left behind when they died."""
+    max_interruptions: PositiveInt = 20
+    """How often a survey may be interrupted without finishing a stage or a section: then it may be what ends the
+    processes, and fails."""
     own_only: bool = False
     """Whether it runs only surveys that it was asked for itself."""
     max_summaries_in_flight: PositiveInt = 160

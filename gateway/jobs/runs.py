@@ -90,8 +90,10 @@ class Runs:
     sections_in_flight: int
     absence_s: float
     owner: str
-    ended: Callable[[str], None] = lambda _: None
-    """Called with the id of a survey after its last event."""
+    changed: Callable[[str], None]
+    """Called with the id of a survey when watchers may see something new of it."""
+    max_interruptions: int
+    """How often a survey may be interrupted without getting on."""
     under_way: dict[str, "asyncio.Task[pb.SurveyState.ValueType]"] = field(default_factory=dict)
     attempts: dict[str, int] = field(default_factory=dict)
     """Of the surveys under way here."""
@@ -101,9 +103,12 @@ class Runs:
         begun = await self.database.run(lambda connection: _begun(connection, survey_id, run, self.owner))
         if begun is None:
             return
-        job, draft, left_s = begun
+        job, interruptions = begun
         try:
-            await self._run(job, draft, left_s, steps)
+            if interruptions >= self.max_interruptions:
+                await self._give_up(job, interruptions)
+            else:
+                await self._run(job, steps)
         except StaleRun:
             logger.info("survey %s is no longer run here", survey_id)
 
@@ -113,11 +118,12 @@ class Runs:
         if task:
             task.cancel()
 
-    async def _run(self, job: Job, draft: Draft, left_s: float, steps: StepRunner) -> None:
+    async def _run(self, job: Job, steps: StepRunner) -> None:
+        draft, left_s = await self.database.read(lambda connection: _drafted(connection, job))
         writer = self.writer.of(job.survey_id, job.attempt)
         writer.on_stale = lambda: self.stop(job.survey_id)
         async with self.work(job, draft, JobPorts(writer=writer, steps=steps), Deadline.after(left_s)) as work:
-            state = await self._worked(job, work, writer)
+            state = await self._worked(job, work)
             if state is not None:
                 await self._end(job, work, writer, state)
 
@@ -145,20 +151,42 @@ class Runs:
         finally:
             await budget.close()
 
-    async def _worked(self, job: Job, work: Run, writer: RunWriter) -> pb.SurveyState.ValueType | None:
+    async def _worked(self, job: Job, work: Run) -> pb.SurveyState.ValueType | None:
         """Run the pipeline and return the survey's last state; None if it was stopped here."""
         task = self.under_way[job.survey_id] = asyncio.create_task(_traced(job, work))
         self.attempts[job.survey_id] = job.attempt
         try:
             return await task
         except asyncio.CancelledError:
-            if writer.is_stale or task.cancelled():
-                return None  # its last event is there, or will be told elsewhere
-            task.cancel()
-            raise
+            own = asyncio.current_task()
+            if own and own.cancelling():  # the journal is being closed: it goes on elsewhere
+                task.cancel()
+                raise
+            return None  # its last event is there, or will be told elsewhere
         finally:
             self.under_way.pop(job.survey_id, None)
             self.attempts.pop(job.survey_id, None)
+
+    async def _give_up(self, job: Job, interruptions: int) -> None:
+        """End a survey that has interrupted process after process, and may be what ends them."""
+        failure = pb.Failure(
+            service="paperroute.v1.SurveyService",
+            status="ABORTED",
+            reason="REPEATEDLY_INTERRUPTED",
+            message=f"it was interrupted {interruptions} times without getting on; resume it when that is mended",
+        )
+        draft = Draft(survey_id=job.survey_id, spec=job.spec, labels=dict(job.request.labels), failure=failure)
+        draft.state, draft.attempt = pb.SURVEY_STATE_FAILED, job.attempt
+        head = head_of(draft)
+        kept = Part(kind=PartKind.FAILURE, payload=failure.SerializeToString())
+
+        def work(connection: "Connection") -> None:
+            from gateway.store import surveys
+
+            surveys.end(connection, job.survey_id, job.attempt, draft.state, head, kept, failure=failure)
+
+        await self.database.run(work)
+        logger.error("survey %s was given up: %s", job.survey_id, failure.message)
 
     async def _end(self, job: Job, run: Run, writer: RunWriter, state: pb.SurveyState.ValueType) -> None:
         draft = run.draft
@@ -178,7 +206,7 @@ class Runs:
                 surveys.settled(connection, job.survey_id)
 
         await self.database.run(work)
-        self.ended(job.survey_id)
+        self.changed(job.survey_id)
 
 
 async def _traced(job: Job, run: Run) -> pb.SurveyState.ValueType:
@@ -200,12 +228,19 @@ async def _traced(job: Job, run: Run) -> pb.SurveyState.ValueType:
             telemetry.set_usage(span, usage_of(draft))
 
 
-def _begun(connection: "Connection", survey_id: str, run: int, owner: str) -> tuple[Job, Draft, float] | None:
-    """Return a survey that begins now, its draft, and how many seconds it has; None if it is not to run."""
-    from gateway.store import surveys
+def _begun(connection: "Connection", survey_id: str, run: int, owner: str) -> tuple[Job, int] | None:
+    """Return a survey that begins now, and how often it was interrupted since it last got on; None if it is not to run.
+
+    What follows is read in a transaction of its own: should that be what ends the process, the attempt still counts.
+    """
+    from gateway.store import surveys, turns
 
     job = surveys.begin(connection, survey_id, run, owner)
-    if job is None:
-        return None
-    left_s = (job.deadline_at or 0) - clock_s(connection)
-    return job, surveys.draft_of(connection, job), left_s
+    return None if job is None else (job, turns.interruptions(connection, survey_id))
+
+
+def _drafted(connection: "Connection", job: Job) -> tuple[Draft, float]:
+    """Return the draft of a survey that has begun, and how many seconds it has."""
+    from gateway.store import surveys
+
+    return surveys.draft_of(connection, job), (job.deadline_at or 0) - clock_s(connection)

@@ -40,6 +40,8 @@ PLENTY = 32
 """A call is granted the most it can use where the room is so many times that."""
 SOME = 8
 """It is granted twice the least where the room is so many times that."""
+AHEAD = 16
+"""For how many calls like the one that waits is taken of a month, at least, where it has so much."""
 LOOSE_S = 5.0
 """How long after a call that broke its service may still begin calls for it: it has yet to notice."""
 READ_GAP_S = 0.05
@@ -311,7 +313,7 @@ class SurveyBudget:
         month = self._month
         if month is None or month.room(self._account) >= self._survey_room or now < month.take_next_at:
             return False
-        most = sum(each.portion for each in self._wishes)
+        most = max(sum(each.portion for each in self._wishes), AHEAD * wish.portion)
         return await month.take(self._account, least=wish.needed, most=most)
 
     def _may_wait(self, wish: "_Wish", now: float) -> bool:

@@ -41,13 +41,13 @@ Request = (
 # A token has at least one byte. Bytes of the prompts around what the request holds, and the limits on output that are
 # sent with them; both a little more than they are.
 ROOM_BYTES = 2_000
-LINE_BYTES = 80
+LINE_BYTES = 100
 """Key and JSON around a paper."""
 OUTLINE_BYTES = 14_000
 """4,000 characters, and the JSON around them."""
 MAX_TITLE_BYTES, MAX_TEXT_BYTES = 900, 18_000
 MAX_SENTENCE_BYTES = 900
-ESCAPED = 1.1
+ESCAPED = 1.2
 """Quotes and line ends take two characters in JSON."""
 PLAN_TOKENS = 400
 SUMMARY_TOKENS = 320
@@ -184,9 +184,13 @@ def _shown(papers: Iterable[generation_pb.KeyedPaper]) -> int:
 def _outlined(papers: Iterable[generation_pb.KeyedPaper]) -> int:
     """Return the bytes of papers as a frame is shown them: title and first sentence."""
     return sum(
-        LINE_BYTES + _bytes([each.paper.title], MAX_TITLE_BYTES) + _bytes([each.summary], MAX_SENTENCE_BYTES)
+        LINE_BYTES + _bytes([each.paper.title], MAX_TITLE_BYTES) + _bytes([_first_of(each.summary)], MAX_SENTENCE_BYTES)
         for each in papers
     )
+
+
+def _first_of(summary: str) -> str:
+    return summary.partition(". ")[0].partition("。")[0]
 
 
 def _bytes(texts: Iterable[str], most: int | None = None) -> int:

@@ -119,6 +119,13 @@ TENANT = Table(
     Column("created_at", Double, nullable=False),
 )
 
+TURN = Table(  # so that tenants take turns, however many gateways give them
+    "turn",
+    METADATA,
+    Column("tenant", String(63), primary_key=True),  # empty: `number` is how much tenants without a limit may have
+    Column("number", BigInteger, nullable=False),  # of its last turn
+)
+
 TENANT_MONTH = Table(  # what a tenant's surveys took of a month; always the sums over its rows in `reservation`
     "tenant_month",
     METADATA,

@@ -30,11 +30,8 @@ MAX_LOOKED_BACK = 200
 """Events in which attempts that brought nothing are looked for; each of them leaves a few."""
 _TURN_LOCK = 0x5061_7065_7254_7572
 """Number of the PostgreSQL lock of who gives turns or tells places: of two at once the second finds what is left."""
-_TURNS = "turn"
-"""Stands for the id of a survey in the rows of `survey_live` that remember turns: `place` is a tenant, `version` the
-number of its last turn. No survey is called so."""
 _DEFAULT = ""
-"""In place of a tenant: `version` is how much tenants without a limit of their own may have under way."""
+"""In place of a tenant: its number is how much tenants without a limit of their own may have under way."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -312,13 +309,15 @@ def _turns(connection: "Connection") -> dict[str, int]:
     """Return the number of the last turn of each tenant, and what stands for `_DEFAULT`."""
     from sqlalchemy import select
 
-    from gateway.store.tables import SURVEY_LIVE
+    from gateway.store.tables import TURN
 
-    columns = SURVEY_LIVE.c
-    query = select(columns.place, columns.version).where(columns.survey_id == _TURNS)
-    return {row.place: row.version for row in connection.execute(query)}
+    return {row.tenant: row.number for row in connection.execute(select(TURN))}
 
 
 def _remember(connection: "Connection", turns: Mapping[str, int]) -> None:
-    rows = [{"survey_id": _TURNS, "place": tenant, "version": turn, "payload": b""} for tenant, turn in turns.items()]
-    events.put_live(connection, rows)
+    from gateway.store.tables import TURN
+    from gateway.store.upserts import insert_or_update
+
+    rows = [{"tenant": tenant, "number": number} for tenant, number in turns.items()]
+    if rows:
+        connection.execute(insert_or_update(connection.dialect.name, TURN), rows)

@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 BUSY_TIMEOUT_S = 10
 """Longest wait for another process that writes to the same file."""
+IDLE_TRANSACTION_S = 30
+"""Longest that PostgreSQL lets a transaction be open while nothing is asked in it."""
 SWITCH_PAUSE_S = 0.02
 MAX_THREADS = 4
 _SQLITE = "sqlite:///"
@@ -170,7 +172,13 @@ def clock_s(connection: "Connection") -> float:
 def _server(url: str) -> "Engine":
     from sqlalchemy import create_engine
 
-    return create_engine(url, pool_pre_ping=True, pool_size=MAX_THREADS, connect_args={"connect_timeout": 10})
+    settings = {
+        "connect_timeout": 10,
+        # A process that stopped within a transaction, or whose machine is gone, must not hold its locks for ever.
+        "options": f"-c idle_in_transaction_session_timeout={IDLE_TRANSACTION_S * 1_000}",
+        "keepalives_idle": IDLE_TRANSACTION_S,
+    }
+    return create_engine(url, pool_pre_ping=True, pool_size=MAX_THREADS, connect_args=settings)
 
 
 def _sqlite(url: str, *, is_durable: bool) -> "Engine":

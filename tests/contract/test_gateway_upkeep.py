@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 import pytest
-from fakes import MODEL, Fakes, fails, papers
+from fakes import MODEL, Fakes, Gate, fails, papers
 from gateways import gateway_with
 from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import survey_service_pb2 as service_pb
@@ -77,3 +77,23 @@ async def test_a_service_that_is_away_keeps_a_survey_from_being_removed(tmp_path
 
     assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
     assert kept.survey_id == survey_id
+
+
+async def test_a_survey_that_is_interrupted_again_and_again_is_given_up(tmp_path: Path):
+    """It may be what ends the processes. One that gets on between two interruptions is not."""
+    for _ in range(2):
+        gate = Gate()
+        async with gateway_with(Fakes(before={"PlanSearch": gate}), tmp_path) as gateway:
+            page = await gateway.stub.ListSurveys(service_pb.ListSurveysRequest(), timeout=5)
+            survey_id = page.surveys[0].survey_id if page.surveys else await gateway.create()
+            await asyncio.wait_for(gate.entered.wait(), 20)
+    async with gateway_with(Fakes(), tmp_path, max_interruptions=2) as gateway:
+        events = await gateway.events(survey_id)
+        given_up = await gateway.get(survey_id)
+        await gateway.resume(survey_id)
+        await gateway.events(survey_id)
+        resumed = await gateway.get(survey_id)
+
+    assert (given_up.state, given_up.failure.reason) == (pb.SURVEY_STATE_FAILED, "REPEATEDLY_INTERRUPTED")
+    assert events[-1].failed == given_up.failure
+    assert resumed.state == pb.SURVEY_STATE_DONE

@@ -112,6 +112,11 @@ def _make_usage() -> None:
 
 def _make_tenants() -> None:
     op.create_table(
+        "turn",
+        sa.Column("tenant", sa.String(63), primary_key=True),
+        sa.Column("number", sa.BigInteger, nullable=False),
+    )
+    op.create_table(
         "tenant",
         sa.Column("tenant", sa.String(63), primary_key=True),
         sa.Column("limits", sa.LargeBinary, nullable=False),
