@@ -164,6 +164,7 @@ class Desk:
             await self.database.run(work)
         except StaleRun as stale:
             raise NotReady(f"survey {survey_id}", "it was resumed or removed meanwhile") from stale
+        self.upkeep.settle_soon(survey_id)
         return survey_of(draft)
 
     async def delete(self, who: Principal, survey_id: str) -> int:

@@ -12,15 +12,17 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import grpc
 from paperroute.v1 import survey_pb2 as pb
 
 from gateway.jobs.values import Job
-from gateway.money.account import Account, Grant, Item
+from gateway.money.account import Account, Grant
 from gateway.money.ledgers import recorded_calls
+from gateway.money.month_share import MONTH_POLL_S, RETRY_DELAYS_S, MonthShare
+from gateway.money.wishes import Wish, rank_of
 from gateway.money.worst import Request, Worst, worst_of
 from gateway.pipeline.stage_run import name_of
 from gateway.services import Services
@@ -36,10 +38,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
-PLENTY = 32
-"""A call is granted the most it can use where the room is so many times that."""
-SOME = 8
-"""It is granted twice the least where the room is so many times that."""
 AHEAD = 16
 """For how many calls like the one that waits is taken of a month, at least, where it has so much."""
 LOOSE_S = 5.0
@@ -48,14 +46,8 @@ READ_GAP_S = 0.05
 """Least time between two readings of the ledgers."""
 POLL_S = 1.0
 """How often is looked for what calls bring back that are under way elsewhere."""
-MONTH_POLL_S = 0.25
-"""How often is looked for what other surveys give back of a month."""
 MAX_IDLE_S = 30.0
 """Longest wait for what is not of the survey's own calls: after that, it makes do until there is more again."""
-OPEN_DELAYS_S = (0.2, 1.0, 3.0, 5.0)
-"""When the ledgers are tried to be read again, after one did not answer."""
-AGAIN = 4
-"""How many times what a call came back with it is granted at least."""
 ENDLESS = 2**62
 """The room where a survey has no limit of its own."""
 MAX_ASKS = 4
@@ -113,14 +105,14 @@ class Budgets:
 class SurveyBudget:
     """The budget of one survey, for as long as this process runs it. Of one event loop."""
 
-    def __init__(self, job: Job, month: "MonthShare | None", services: Services, prices: "PriceBook") -> None:
+    def __init__(self, job: Job, month: MonthShare | None, services: Services, prices: "PriceBook") -> None:
         """Name it; `Budgets.open` is the way to one."""
         self._job = job
         self._month = month
         self._services = services
         self._prices = prices
         self._account = Account(job.spec.max_cost_nano_usd if job.spec.HasField("max_cost_nano_usd") else None)
-        self._wishes: list[_Wish] = []
+        self._wishes: list[Wish] = []
         self._changed = asyncio.Event()
         self._serving: asyncio.Task[None] | None = None
         self._read_at = -math.inf
@@ -183,7 +175,7 @@ class SurveyBudget:
         Raises:
             UpstreamFailed: it does not.
         """
-        for delay_s in OPEN_DELAYS_S:
+        for delay_s in RETRY_DELAYS_S:
             if await self._has_read():
                 return
             await asyncio.sleep(delay_s)
@@ -197,10 +189,15 @@ class SurveyBudget:
             await asyncio.wait([self._serving])
         if self._month and self._month.is_begun:
             await self._has_read()
-            await self._month.take(self._account, least=0, most=0)
+            try:
+                await self._month.take(self._account, least=0, most=0)
+            except UpstreamFailed as error:
+                logger.warning(
+                    "what survey %s set aside is released when it is settled: %s", self._job.survey_id, error
+                )
 
     async def _granted(self, stage: pb.Stage.ValueType, worst: Worst, above: int | None) -> Grant:
-        wish = _Wish(item=(name_of(stage), worst.item), worst=worst, above=above, rank=_rank(stage, above))
+        wish = Wish(item=(name_of(stage), worst.item), worst=worst, above=above, rank=rank_of(stage, above))
         if self._wishes or not self._is_fulfilled(wish):
             self._queue(wish)
         try:
@@ -209,14 +206,14 @@ class SurveyBudget:
             self._forget(wish)
             raise
 
-    def _queue(self, wish: "_Wish") -> None:
+    def _queue(self, wish: Wish) -> None:
         place = next((i for i, each in enumerate(self._wishes) if each.rank > wish.rank), len(self._wishes))
         self._wishes.insert(place, wish)
         self._changed.set()
         if self._serving is None or self._serving.done():
             self._serving = asyncio.create_task(self._serve())
 
-    def _forget(self, wish: "_Wish") -> None:
+    def _forget(self, wish: Wish) -> None:
         """Leave no trace of a call whose caller has gone."""
         if wish in self._wishes:
             self._wishes.remove(wish)
@@ -243,7 +240,7 @@ class SurveyBudget:
                 wish.grant.cancel()
             self._wishes.clear()
 
-    async def _make_room(self, wish: "_Wish") -> None:
+    async def _make_room(self, wish: Wish) -> None:
         """Get room for a wish, wait for it, or give it what there is."""
         now = time.monotonic()
         freed, unsure_until = self._account.settling(now)
@@ -258,7 +255,7 @@ class SurveyBudget:
         else:
             await self._give_rest(wish)
 
-    def _reading_at(self, wish: "_Wish", freed: int) -> float:
+    def _reading_at(self, wish: Wish, freed: int) -> float:
         """Return when to read the ledgers for a wish; never, as infinity, where that frees too little.
 
         Of a month anything is worth freeing: other surveys may wait for it.
@@ -273,7 +270,7 @@ class SurveyBudget:
             return self._read_at + READ_GAP_S
         return self._read_at + POLL_S if self._account.in_flight_elsewhere else math.inf
 
-    def _is_fulfilled(self, wish: "_Wish") -> bool:
+    def _is_fulfilled(self, wish: Wish) -> bool:
         amount = wish.size(self._room)
         if amount is None:
             return False
@@ -281,12 +278,12 @@ class SurveyBudget:
         self._give(wish, amount)
         return True
 
-    def _give(self, wish: "_Wish", amount: int) -> None:
+    def _give(self, wish: Wish, amount: int) -> None:
         if wish in self._wishes:
             self._wishes.remove(wish)
         wish.grant.set_result(self._account.give(wish.item, amount))
 
-    async def _give_rest(self, wish: "_Wish") -> None:
+    async def _give_rest(self, wish: Wish) -> None:
         if self._month and self._month.left > 0:
             rest = self._month.room(self._account) + self._month.left
             await self._month.take(self._account, least=min(rest, self._survey_room), most=0)
@@ -308,7 +305,7 @@ class SurveyBudget:
         left = self._account.left
         return ENDLESS if left is None else left
 
-    async def _has_taken(self, wish: "_Wish", now: float) -> bool:
+    async def _has_taken(self, wish: Wish, now: float) -> bool:
         """Return whether there is more of the month for a wish that only the month keeps waiting."""
         month = self._month
         if month is None or month.room(self._account) >= self._survey_room or now < month.take_next_at:
@@ -316,7 +313,7 @@ class SurveyBudget:
         most = max(sum(each.portion for each in self._wishes), AHEAD * wish.portion)
         return await month.take(self._account, least=wish.needed, most=most)
 
-    def _may_wait(self, wish: "_Wish", now: float) -> bool:
+    def _may_wait(self, wish: Wish, now: float) -> bool:
         """Return whether what is under way may bring back enough for a wish."""
         account, month = self._account, self._month
         back = account.held + account.in_flight
@@ -349,105 +346,6 @@ class SurveyBudget:
             self._account.learn(calls, read_at)
             self._has_failed = False
         return not self._has_failed
-
-
-class MonthShare:
-    """What a survey holds of its tenant's month."""
-
-    def __init__(self, job: Job, limit: int, database: Database) -> None:
-        """Name it; nothing is taken before the first call that may cost something."""
-        self._job = job
-        self._limit = limit
-        self._database = database
-        self._mine: tuple[months.Account, int] | None = None  # with what of the survey's cost is of other months
-        self._taken = 0  # spent and set aside
-        self.left = limit
-        """What nobody holds, as far as is known."""
-        self.others = 0
-        """What is set aside for other surveys."""
-        self.take_next_at = -math.inf
-
-    @property
-    def is_begun(self) -> bool:
-        """Whether anything was ever taken."""
-        return self._mine is not None
-
-    def room(self, account: Account) -> int:
-        """Return what of it no call holds or has taken."""
-        before = self._mine[1] if self._mine else account.known
-        return self._taken - (account.known - before) - account.held
-
-    async def take(self, account: Account, *, least: int, most: int) -> bool:
-        """Take so much that a new call can be granted `least`, better `most`; return whether there was so much.
-
-        Raises:
-            UpstreamFailed: the database does not answer.
-        """
-        known, kept = account.known, account.held
-
-        def work(connection: "Connection") -> "tuple[tuple[months.Account, int], months.Held]":
-            from gateway.store import months
-
-            job = self._job
-            mine = self._mine or months.begin(connection, job.tenant, job.survey_id, known)
-            held = months.hold(
-                connection,
-                mine[0],
-                limit_nano_usd=self._limit,
-                spent_nano_usd=known - mine[1],
-                kept=kept,
-                least=kept + least,
-                most=kept + most,
-            )
-            return mine, held
-
-        mine, held = await self._database.run(work)
-        self._mine = mine
-        self.left, self.others = held.left, held.others
-        self._taken = known - mine[1] + held.reserved
-        has_enough = self.room(account) >= least
-        self.take_next_at = time.monotonic() + (0.0 if has_enough else MONTH_POLL_S)
-        return has_enough
-
-
-@dataclass(kw_only=True, slots=True, eq=False)
-class _Wish:
-    """A call that wants its grant."""
-
-    item: Item
-    worst: Worst
-    above: int | None
-    """What it was granted before and was not enough; None for the first time."""
-    rank: int
-    """Who goes first: the lower."""
-    grant: "asyncio.Future[Grant]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-
-    @property
-    def least(self) -> int:
-        """Less than this is of no use."""
-        return self.worst.least if self.above is None else self.above + 1
-
-    @property
-    def needed(self) -> int:
-        """What it waits for."""
-        return self.worst.least if self.above is None else self.portion
-
-    @property
-    def portion(self) -> int:
-        """What it is granted where money is not short."""
-        return 2 * self.worst.least if self.above is None else max(self.worst.most, AGAIN * self.above, self.least)
-
-    def size(self, room: int) -> int | None:
-        """Return how much is granted where there is so much room and others want some too; None: it is too little."""
-        if self.above is None and not self.worst.most:
-            return 0
-        if self.needed > room:
-            return None
-        if self.above is not None:
-            return self.portion if self.worst.most else max(self.least, room // 2)
-        if self.worst.most * PLENTY <= room:
-            return self.worst.most
-        return self.portion if self.portion * SOME <= room else self.worst.least
 
 
 async def within_budget(
@@ -528,14 +426,6 @@ def _is_for_want_of_money(failure: grpc.aio.AioRpcError, granted: int, worst: Wo
     """Return whether more money may help: without a model a question may hold nothing to search for."""
     reason = reason_in(failure)
     return reason == BudgetReached.reason or (reason == NoSearchTerms.reason and granted < worst.most)
-
-
-def _rank(stage: pb.Stage.ValueType, above: int | None) -> int:
-    """Return who goes first: what others wait for, then summaries, then what is only to be made better."""
-    is_one_of_many = stage in {pb.STAGE_SUMMARIZE, pb.STAGE_WRITE}
-    if above is not None and is_one_of_many:
-        return 2
-    return 1 if stage == pb.STAGE_SUMMARIZE else 0
 
 
 def _sums_now(connection: "Connection", tenant: str) -> "months.Sums":

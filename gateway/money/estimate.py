@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 MIN_RECENT = 3
 """Surveys without which general figures are better."""
-RECENT = 50
-"""Surveys that are looked at, the latest."""
 LOW_QUANTILE, HIGH_QUANTILE = 0.1, 0.9
 GENERAL_LOW, GENERAL_HIGH = 0.6, 2.0
 """Range of general figures: abstracts differ in length, answers are asked for again, and some models reason."""

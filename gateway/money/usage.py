@@ -10,15 +10,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 
-def record(connection: "Connection", job: Job, draft: Draft, *, is_last: bool = True) -> None:
-    """Keep what a survey's stages took of which model, and charge its tenant's month; repeating it is free.
-
-    Args:
-        connection: with the caller's transaction.
-        job: the survey.
-        draft: with the reports of its stages.
-        is_last: whether no call of the survey is under way any more.
-    """
+def record(connection: "Connection", job: Job, draft: Draft) -> None:
+    """Keep what a survey's stages took of which model, and charge its tenant's month; repeating it is free."""
     from gateway.store import months, usage
 
     day = datetime.fromtimestamp(job.created_at, UTC).strftime("%Y-%m-%d")
@@ -45,4 +38,4 @@ def record(connection: "Connection", job: Job, draft: Draft, *, is_last: bool = 
     ]
     usage.put(connection, rows)
     cost = sum(each.cost_nano_usd for report in draft.reports.values() for each in report.usage)
-    months.charge(connection, job.tenant, job.survey_id, cost, is_last=is_last)
+    months.charge(connection, job.tenant, job.survey_id, cost)

@@ -26,6 +26,8 @@ class Account:
     survey_id: str
     month: str
     """"2026-11", UTC."""
+    attempt: int
+    """Of the survey: what ran it before may not set anything aside any more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +64,9 @@ def sums_of(connection: "Connection", tenant: str, month: str) -> Sums:
     return Sums(spent=row.spent_nano_usd, reserved=row.reserved_nano_usd) if row else Sums(spent=0, reserved=0)
 
 
-def begin(connection: "Connection", tenant: str, survey_id: str, total_nano_usd: int) -> tuple[Account, int]:
+def begin(
+    connection: "Connection", tenant: str, survey_id: str, attempt: int, total_nano_usd: int
+) -> tuple[Account, int]:
     """Return the account of a run that begins, and what of the survey's cost belongs to other months.
 
     What an earlier run, now dead, had set aside is released.
@@ -71,10 +75,14 @@ def begin(connection: "Connection", tenant: str, survey_id: str, total_nano_usd:
         connection: with the caller's transaction.
         tenant: whose survey.
         survey_id: the survey.
+        attempt: of the survey; its earlier ones set nothing aside from now on.
         total_nano_usd: what it has cost in all.
     """
-    charge(connection, tenant, survey_id, total_nano_usd, is_last=True)
-    account = Account(tenant=tenant, survey_id=survey_id, month=month_now(connection))
+    charge(connection, tenant, survey_id, total_nano_usd)
+    account = Account(tenant=tenant, survey_id=survey_id, month=month_now(connection), attempt=attempt)
+    _lock(connection, tenant, [account.month])
+    row = _row(connection, account)
+    _put(connection, account, row, spent=row.spent_nano_usd if row else 0, reserved=0)
     before = sum(row.spent_nano_usd for row in _rows(connection, survey_id) if row.month != account.month)
     return account, before
 
@@ -89,7 +97,7 @@ def hold(
     least: int,
     most: int,
 ) -> Held:
-    """Set aside for a survey what it wants, as far as the month allows.
+    """Set aside for a survey what it wants, as far as the month allows; nothing for what a later attempt replaced.
 
     Args:
         connection: with the caller's transaction.
@@ -102,7 +110,9 @@ def hold(
     """
     _lock(connection, account.tenant, [account.month])
     sums = sums_of(connection, account.tenant, account.month)
-    row = next((each for each in _rows(connection, account.survey_id) if each.month == account.month), None)
+    row = _row(connection, account)
+    if row and row.attempt > account.attempt:
+        return Held(reserved=kept, left=0, others=0)
     others = sums.reserved - (row.reserved_nano_usd if row else 0)
     others_spent = sums.spent - (row.spent_nano_usd if row else 0)
     room = max(0, limit_nano_usd - others_spent - others - spent_nano_usd)
@@ -111,8 +121,8 @@ def hold(
     return Held(reserved=reserved, left=max(0, room - reserved), others=others)
 
 
-def charge(connection: "Connection", tenant: str, survey_id: str, total_nano_usd: int, *, is_last: bool) -> None:
-    """Note what a survey has cost in all; repeating it changes nothing.
+def charge(connection: "Connection", tenant: str, survey_id: str, total_nano_usd: int) -> None:
+    """Note what a survey has cost in all, and release what is set aside for it; repeating it changes nothing.
 
     What is new belongs to the month for which its run has set something aside, else to this one.
 
@@ -120,8 +130,7 @@ def charge(connection: "Connection", tenant: str, survey_id: str, total_nano_usd
         connection: with the caller's transaction.
         tenant: whose survey.
         survey_id: the survey.
-        total_nano_usd: what it has cost in all.
-        is_last: whether none of its calls is under way any more: what is set aside is released.
+        total_nano_usd: what it has cost in all, calls under way at their worst.
     """
     now = month_now(connection)
     rows = _rows(connection, survey_id)
@@ -134,9 +143,9 @@ def charge(connection: "Connection", tenant: str, survey_id: str, total_nano_usd
     by_month = {row.month: row for row in rows}
     for each in sorted({*by_month, *([month] if new else [])}):
         row = by_month.get(each)
+        account = Account(tenant=tenant, survey_id=survey_id, month=each, attempt=row.attempt if row else 0)
         spent = (row.spent_nano_usd if row else 0) + (new if each == month else 0)
-        reserved = row.reserved_nano_usd if row and not is_last else 0
-        _put(connection, Account(tenant=tenant, survey_id=survey_id, month=each), row, spent=spent, reserved=reserved)
+        _put(connection, account, row, spent=spent, reserved=0)
 
 
 def _month_of_change(rows: "Sequence[Row[Any]]", new: int, now: str) -> str:
@@ -144,6 +153,10 @@ def _month_of_change(rows: "Sequence[Row[Any]]", new: int, now: str) -> str:
     if new < 0:  # worst cases that were counted and did not come true
         return str(max(rows, key=lambda row: row.spent_nano_usd).month)
     return next((row.month for row in rows if row.reserved_nano_usd), now)
+
+
+def _row(connection: "Connection", account: Account) -> "Row[Any] | None":
+    return next((row for row in _rows(connection, account.survey_id) if row.month == account.month), None)
 
 
 def _rows(connection: "Connection", survey_id: str) -> "Sequence[Row[Any]]":
@@ -179,12 +192,12 @@ def _put(connection: "Connection", account: Account, row: "Row[Any] | None", *, 
     from gateway.store.upserts import insert_or_update
 
     before = (row.spent_nano_usd, row.reserved_nano_usd) if row else (0, 0)
-    if row and before == (spent, reserved):
-        return
     dialect = connection.dialect.name
     key = {"tenant": account.tenant, "month": account.month}
-    values = {"survey_id": account.survey_id, "spent_nano_usd": spent, "reserved_nano_usd": reserved, **key}
-    connection.execute(insert_or_update(dialect, RESERVATION), values)
+    values = {"spent_nano_usd": spent, "reserved_nano_usd": reserved, "attempt": account.attempt, **key}
+    connection.execute(insert_or_update(dialect, RESERVATION), {"survey_id": account.survey_id, **values})
+    if before == (spent, reserved):
+        return
     sums = sums_of(connection, account.tenant, account.month)
     changed = {
         "spent_nano_usd": sums.spent + spent - before[0],

@@ -141,10 +141,10 @@ RESERVATION = Table(  # what a survey took of a month; the rows outlive it
     Column("survey_id", String(64), primary_key=True),
     Column("month", String(7), primary_key=True),
     Column("tenant", String(63), nullable=False),
+    Column("attempt", Integer, nullable=False, server_default="0"),  # of the survey, whose run set this aside
     Column("reserved_nano_usd", BigInteger, nullable=False),  # what its calls under way may still cost
     Column("spent_nano_usd", BigInteger, nullable=False),
 )
-Index("reservation_month", RESERVATION.c.tenant, RESERVATION.c.month)
 
 TOKEN = Table(
     "token",

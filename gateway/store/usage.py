@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from paperroute.v1 import survey_pb2 as pb
-
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Row, Select
 
@@ -97,18 +95,6 @@ def groups(connection: "Connection", query: UsageQuery) -> tuple[list[UsageSum],
 def total(connection: "Connection", query: UsageQuery) -> UsageSum:
     """Return the sum over all groups, those of other pages included."""
     return _sum_of(connection.execute(_sums(query, [])).one(), {})
-
-
-def recent_heads(connection: "Connection", tenant: str, limit: int) -> list[pb.Survey]:
-    """Return a tenant's latest surveys that are done, without their texts and papers, newest first."""
-    from sqlalchemy import select
-
-    from gateway.store.tables import SURVEY
-
-    columns = SURVEY.c
-    query = select(columns.head).where(columns.tenant == tenant, columns.state == pb.SURVEY_STATE_DONE)
-    rows = connection.execute(query.order_by(columns.number.desc()).limit(limit))
-    return [pb.Survey.FromString(row.head) for row in rows]
 
 
 def _columns_of(query: UsageQuery, dialect: str) -> "dict[Dimension, list[ColumnElement[Any]]]":

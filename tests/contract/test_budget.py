@@ -345,9 +345,7 @@ def test_surveys_side_by_side_on_two_replicas_stay_within_the_month(
         survey_id = f"month-{number}"
         cost = await platform.paid(EXHAUSTING, replicas[number % 2], limit, survey_id)
         if number < 4:  # the others die before they say what they cost
-            await databases[number % 2].run(
-                lambda connection: months.charge(connection, "tenant-a", survey_id, cost, is_last=True)
-            )
+            await databases[number % 2].run(lambda connection: months.charge(connection, "tenant-a", survey_id, cost))
         return cost
 
     async def month() -> months.Sums:

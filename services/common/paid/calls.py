@@ -14,7 +14,7 @@ from services.common.errors import UpstreamFailed
 from services.common.paid.caller import Caller, Scope
 from services.common.paid.faults import FaultKind, ProviderFault, RateState
 from services.common.paid.ledger import Ledger, key_of
-from services.common.paid.ledger_values import CallPage, Claimed, Recorded, payer_of
+from services.common.paid.ledger_values import Busy, CallPage, Claimed, Recorded, payer_of
 from services.common.paid.prices import PriceBook
 from services.common.paid.sending import Sending, Wanted, worst_of
 from services.common.paid.usage import TokenUsage, Usage
@@ -198,10 +198,16 @@ class PaidCalls:
         return Landed(answer=answer, recorded=recorded)
 
     async def _claimed(self, key: str, wanted: Wanted, worst_nano_usd: int | None) -> Recorded | Claimed:
-        """Return the recorded answer, or the claim to get it; wait while another process has that."""
-        pause_s = FIRST_POLL_S
+        """Return the recorded answer, or the claim to get it; wait while another process has that.
+
+        What the survey itself has under way there, for a request that was made again, counts in the purse meanwhile.
+        """
+        pause_s, counted, purse = FIRST_POLL_S, 0, wanted.caller.purse
         while True:
             found = await self._ledger.claim(key, wanted.call, wanted.caller, worst_nano_usd)
+            under_way = found.mine_nano_usd if isinstance(found, Busy) else 0
+            purse.settle(counted, under_way)
+            counted = under_way
             if isinstance(found, Recorded):
                 return found
             if isinstance(found, Claimed):

@@ -89,18 +89,19 @@ class LedgerRows:
             if row.used_at < self.now - TOUCH_S:
                 self._change(row.call_id, {"used_at": self.now})
             return Recorded(body=zlib.decompress(row.answer), payer=_payer(row), paid=_usage(row))
+        is_mine = row is not None and (row.tenant, row.survey_id) == (caller.tenant, caller.survey_id)
+        mine_nano_usd = row.worst_cost_nano_usd or 0 if row is not None and is_mine else 0
         if row is not None and row.lease_until > self.now:
-            return Busy()
+            return Busy(mine_nano_usd=mine_nano_usd)
         if row is not None:
             self._change(row.call_id, {"state": CallState.LOST.value, "finished_at": row.lease_until})
         call_id = self._begin(key, call, caller, self.now + lease_s, worst_nano_usd)
-        is_mine = row is not None and (row.tenant, row.survey_id) == (caller.tenant, caller.survey_id)
         return Claimed(
             call_id=call_id,
             key=key,
             started_at=self.now,
             took_over=row is not None,
-            lost_nano_usd=row.worst_cost_nano_usd or 0 if row is not None and is_mine else 0,
+            lost_nano_usd=mine_nano_usd,
         )
 
     def finish(self, claimed: Claimed, finished: Finished) -> None:

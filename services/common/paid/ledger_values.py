@@ -69,6 +69,9 @@ class Claimed:
 class Busy:
     """Another process makes the call now."""
 
+    mine_nano_usd: int = 0
+    """The most that it can cost the same survey."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finished:

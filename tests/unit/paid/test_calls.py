@@ -574,6 +574,27 @@ async def test_a_call_that_died_with_its_process_counts_at_its_worst_for_who_tak
     assert other.purse.left_nano_usd == 2 * WORST_COST - COST
 
 
+async def test_a_call_under_way_elsewhere_for_the_same_survey_counts_while_it_is_waited_for(ledgers: Ledgers) -> None:
+    """A request that is made again, to another worker, may not spend what its first try takes yet."""
+    here, there, provider = ledgers.calls(), ledgers.calls(), Provider.shut()
+    first = asyncio.create_task(here.run(a_call(), a_caller(budget=WORST_COST), provider.send))
+    await under_way(first, provider)
+    impatient, other = a_caller(budget=WORST_COST, seconds=0.6), a_caller("survey-2", budget=WORST_COST, seconds=0.6)
+    for caller in (impatient, other):
+        with pytest.raises(ProviderFault):
+            await there.run(a_call(), caller, provider.send)
+    assert (impatient.purse.left_nano_usd, other.purse.left_nano_usd) == (0, WORST_COST)
+
+    patient = a_caller(budget=WORST_COST)
+    second = asyncio.create_task(there.run(a_call(), patient, provider.send))
+    await asyncio.wait([second], timeout=0.2)
+    assert patient.purse.left_nano_usd == 0
+    provider.gate.set()
+    await asyncio.gather(first, second)
+
+    assert patient.purse.left_nano_usd == WORST_COST - COST
+
+
 async def test_no_prompt_costs_more_than_was_reserved_for_it(file_ledgers: Ledgers) -> None:
     """A token has at least one byte, whatever a model's tokens are like."""
     call = a_call("\N{PILE OF POO}" * 300)

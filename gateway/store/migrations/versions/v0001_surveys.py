@@ -135,10 +135,10 @@ def _make_tenants() -> None:
         sa.Column("survey_id", sa.String(64), primary_key=True),
         sa.Column("month", sa.String(7), primary_key=True),
         sa.Column("tenant", sa.String(63), nullable=False),
+        sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),
         sa.Column("reserved_nano_usd", sa.BigInteger, nullable=False),
         sa.Column("spent_nano_usd", sa.BigInteger, nullable=False),
     )
-    op.create_index("reservation_month", "reservation", ["tenant", "month"])
 
 
 def _make_tokens() -> None:
