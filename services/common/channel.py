@@ -53,6 +53,8 @@ def open_channel(
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.min_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 1_000),  # a restarted service is used again within a second
+        # What another channel met at an address, perhaps before its port had a new owner, is not taken over.
+        ("grpc.use_local_subchannel_pool", 1),
     ]
     if is_loopback_target(target):  # else a proxy of the environment would be asked for this very machine
         options.append(("grpc.enable_http_proxy", 0))
