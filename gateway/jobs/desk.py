@@ -29,8 +29,6 @@ from services.common.errors import NotReady
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-RESUMABLE = {pb.SURVEY_STATE_FAILED, pb.SURVEY_STATE_PARTIAL, pb.SURVEY_STATE_CANCELLED}
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Desk:
@@ -124,7 +122,7 @@ class Desk:
             job, draft = _found(connection, who, survey_id)
             if not job.has_ended:
                 return
-            if job.state not in RESUMABLE:
+            if job.state not in surveys.RESUMABLE:
                 name = pb.SurveyState.Name(job.state).removeprefix("SURVEY_STATE_")
                 raise NotReady(f"survey {survey_id}", f"it is {name}: nothing is left to do")
             surveys.resume(connection, survey_id, list(parts_to_redo(draft)), limits)

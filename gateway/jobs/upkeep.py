@@ -51,13 +51,18 @@ class Upkeep:
         """Settle a survey that has just ended, as soon as no call of it is under way any more."""
         self._keep(self._settle_until_done(survey_id))
 
-    async def settle(self, survey_id: str) -> bool:
-        """Read what an ended survey cost so far and keep it; return whether that was the last word."""
+    async def settle(self, survey_id: str, *, is_final: bool = False) -> bool:
+        """Read what an ended survey cost so far and keep it; return whether that was the last word.
+
+        Args:
+            survey_id: which.
+            is_final: whether it is the last word although calls may seem to be under way.
+        """
         found = await self._database.read(lambda connection: _ended(connection, survey_id))
         if found is None:
             return True
         job, draft = found
-        is_last = not may_cost(draft) or await settle(draft, self._services, job.tenant)
+        is_last = not may_cost(draft) or await settle(draft, self._services, job.tenant) or is_final
         try:
             await self._database.run(lambda connection: _keep_costs(connection, job, draft, is_last=is_last))
         except StaleRun:
@@ -121,8 +126,7 @@ class Upkeep:
 
         orphaned, expired = await self._database.read(due)
         for job in orphaned:
-            await self.settle(job.survey_id)
-            await self._database.run(lambda connection, job=job: _settled(connection, job))  # type: ignore[misc] # mypy cannot infer a lambda with a default
+            await self.settle(job.survey_id, is_final=True)
         for job in expired:
             await self.remove(job)
             logger.info("removed survey %s by the limit on age", job.survey_id)
@@ -160,9 +164,3 @@ def _keep_costs(connection: "Connection", job: Job, draft: Draft, *, is_last: bo
     usage.record(connection, job, draft)
     if is_last:
         surveys.settled(connection, job.survey_id)
-
-
-def _settled(connection: "Connection", job: Job) -> None:
-    from gateway.store import surveys
-
-    surveys.settled(connection, job.survey_id)
