@@ -14,11 +14,11 @@ from paperroute.v1 import survey_service_pb2 as service_pb
 
 from gateway.cli import report
 from gateway.cli.progress import Progress
+from gateway.cli.running import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
 from gateway.document.export_bibtex import bibtex_of
 from gateway.document.export_markdown import markdown_of
 from gateway.document.route_map import svg_of
 
-EXIT_DONE, EXIT_FAILED, EXIT_BAD_ARGUMENTS, EXIT_INTERRUPTED = 0, 1, 2, 130
 CALL_TIMEOUT_S = 20
 WATCH_TIMEOUT_S = 3_600
 WATCH_TRIES = 20

@@ -8,6 +8,7 @@ from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import survey_service_pb2 as service_pb
 
 from gateway.cli import report
+from gateway.document.stages import name_of
 from services.common.paid.money import shown
 
 
@@ -68,7 +69,7 @@ def tell_estimate(estimate: service_pb.EstimateSurveyResponse) -> None:
     if not paid:
         return
     for stage in paid:
-        name = pb.Stage.Name(stage.stage).removeprefix("STAGE_").lower()
+        name = name_of(stage.stage)
         cost = f"${shown(stage.cost_nano_usd)}" if stage.HasField("cost_nano_usd") else "unpriced"
         tokens = f"{stage.input_tokens:,} tokens in, {stage.output_tokens:,} out"
         report.tell(f"  {name:<10} {stage.model}: {stage.call_count:,} calls, about {tokens}, {cost}")

@@ -11,6 +11,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Column
 from rich.text import Text
 
+from gateway.document.stages import name_of
 from services.common.markdown import plain
 
 STAGES = tuple(pb.Stage.values()[1:])
@@ -48,7 +49,7 @@ class Progress:
         """Begin to show."""
         self._bars.start()
         for stage in STAGES:
-            name = pb.Stage.Name(stage).removeprefix("STAGE_").lower()
+            name = name_of(stage)
             self._tasks[stage] = self._bars.add_task(name, total=None, start=False, note="", count="")
         return self
 

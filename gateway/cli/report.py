@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 
+from gateway.document.stages import name_of
 from services.common.errors import reason_in
 from services.common.markdown import plain
 from services.common.paid.money import shown
@@ -76,7 +77,7 @@ def show_stages(survey: pb.Survey) -> None:
     for name in ("time", "papers", "calls", "tokens in", "out", "cost"):
         table.add_column(name, justify="right")
     for stage in survey.stages:
-        name = pb.Stage.Name(stage.stage).removeprefix("STAGE_").lower()
+        name = name_of(stage.stage)
         cached = f" ({stage.cached_count} cached)" if stage.cached_count else ""
         papers = f"{stage.paper_count}{cached}" if stage.paper_count else ""
         table.add_row(name, f"{stage.duration_ms / 1_000:.2f} s", papers, *_spent(stage.usage))
@@ -108,7 +109,7 @@ def show_nothing_found(survey: pb.Survey) -> None:
 
 def show_failure(failure: pb.Failure) -> None:
     """Print which stage and service failed, why, and what to do."""
-    stage = pb.Stage.Name(failure.stage).removeprefix("STAGE_").lower()
+    stage = name_of(failure.stage)
     complain(f"stage {stage} failed: {failure.service}, {failure.reason}: {failure.message}")
 
 

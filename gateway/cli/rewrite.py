@@ -9,9 +9,9 @@ from paperroute.v1 import survey_service_pb2_grpc as pb_grpc
 
 from gateway.cli import report
 from gateway.cli.reaching import reached
+from gateway.cli.running import EXIT_BAD_ARGUMENTS, EXIT_DONE, EXIT_FAILED
 from services.common.errors import violations_in
 
-EXIT_DONE, EXIT_FAILED, EXIT_BAD_ARGUMENTS = 0, 1, 2
 TIMEOUT_S = 300
 _PLACE = re.compile(r"([1-9]\d{0,2})\.([1-9]\d{0,2})")
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Coroutine
 from typing import Any, NoReturn
 
-EXIT_FAILED, EXIT_BAD_ARGUMENTS, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_DONE, EXIT_FAILED, EXIT_BAD_ARGUMENTS, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
 def run_and_exit(command: Coroutine[Any, Any, int | None]) -> NoReturn:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +13,15 @@ from paperroute.v1 import survey_service_pb2 as service_pb
 from paperroute.v1 import survey_service_pb2_grpc as pb_grpc
 
 from gateway.cli import report
-from gateway.cli.following import (
-    CALL_TIMEOUT_S,
-    EXIT_BAD_ARGUMENTS,
-    EXIT_FAILED,
-    Output,
-    unusable_files,
-    watch_and_print,
-)
+from gateway.cli.arguments import REFUSED, REFUSED_COST, enum_name, enum_value, nano_usd
+from gateway.cli.following import CALL_TIMEOUT_S, Output, unusable_files, watch_and_print
 from gateway.cli.models import proposed, tell_estimate
 from gateway.cli.reaching import reached
+from gateway.cli.running import EXIT_BAD_ARGUMENTS, EXIT_FAILED
 from services.common.errors import violations_in
-from services.common.paid.money import NANO
 from services.common.papers import timestamp_of
 
-_REFUSED_ENUM = 2**31 - 1  # no enum will ever hold it: the gateway refuses the field with all others that are broken
 _REFUSED_COUNT = 1
-_REFUSED_COST = -1
-MAX_NANO = 2**63
 _REFUSED_MOMENT = Timestamp(seconds=253402300800)  # the year 10000 is no moment
 
 
@@ -109,7 +99,7 @@ def spec_of(options: SurveyOptions) -> tuple[pb.SurveySpec, dict[str, str]]:
     spec.ordering = _enum_value(
         "spec.ordering", options.ordering, ordering_pb2.OrderingMethod, "ORDERING_METHOD_", problems
     )
-    spec.max_papers = options.max_papers if 0 < options.max_papers < _REFUSED_ENUM else _REFUSED_COUNT
+    spec.max_papers = options.max_papers if 0 < options.max_papers < REFUSED else _REFUSED_COUNT
     if spec.max_papers != options.max_papers:
         problems["spec.max_papers"] = f"2 to 500, not {options.max_papers:,}"
     spec.match = _enum_value("spec.match", options.match, search_pb2.MatchMode, "MATCH_MODE_", problems)
@@ -121,7 +111,7 @@ def spec_of(options: SurveyOptions) -> tuple[pb.SurveySpec, dict[str, str]]:
     spec.summary_style = _enum_value(
         "spec.summary_style", options.summary_style, writing_pb2.SummaryStyle, "SUMMARY_STYLE_", problems
     )
-    spec.plan_candidates = options.plan_candidates if 0 < options.plan_candidates < _REFUSED_ENUM else _REFUSED_ENUM
+    spec.plan_candidates = options.plan_candidates if 0 < options.plan_candidates < REFUSED else REFUSED
     spec.cache_off = options.no_cache
     if options.max_cost:
         spec.max_cost_nano_usd = _nano_usd("spec.max_cost_nano_usd", options.max_cost, problems)
@@ -142,23 +132,18 @@ def _set_models(spec: pb.SurveySpec, options: SurveyOptions) -> None:
 
 
 def _nano_usd(field: str, text: str, problems: dict[str, str]) -> int:
-    try:
-        nano = int(Decimal(text.removeprefix("$")) * NANO)
-    except (InvalidOperation, ValueError, OverflowError):
-        nano = _REFUSED_COST
-    if not 0 <= nano < MAX_NANO:
+    nano = nano_usd(text)
+    if nano == REFUSED_COST:
         problems[field] = f"US dollars such as 0.05, not {text[:20]!r}"
-        return _REFUSED_COST
     return nano
 
 
 def _enum_value(field: str, name: str, kind: Any, prefix: str, problems: dict[str, str]) -> Any:
-    full = f"{prefix}{name.upper().replace('-', '_')}"
-    if full in kind.keys()[1:]:
-        return kind.Value(full)
-    known = [each.removeprefix(prefix).lower().replace("_", "-") for each in kind.keys()[1:]]
-    problems[field] = f"one of {', '.join(known)}, not {name!r}"
-    return _REFUSED_ENUM
+    value = enum_value(kind, prefix, name)
+    if value == REFUSED:
+        known = [enum_name(kind, prefix, each) for each in kind.values()[1:]]
+        problems[field] = f"one of {', '.join(known)}, not {name!r}"
+    return value
 
 
 def _moment(field: str, text: str, problems: dict[str, str]) -> Timestamp:

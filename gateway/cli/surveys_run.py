@@ -10,23 +10,15 @@ from paperroute.v1 import survey_service_pb2_grpc as pb_grpc
 from rich.table import Table
 
 from gateway.cli import report
-from gateway.cli.following import (
-    CALL_TIMEOUT_S,
-    EXIT_BAD_ARGUMENTS,
-    EXIT_DONE,
-    EXIT_FAILED,
-    Output,
-    print_survey,
-    unusable_files,
-    watch_and_print,
-)
+from gateway.cli.arguments import enum_name, enum_value
+from gateway.cli.following import CALL_TIMEOUT_S, Output, print_survey, unusable_files, watch_and_print
 from gateway.cli.reaching import reached
+from gateway.cli.running import EXIT_BAD_ARGUMENTS, EXIT_DONE, EXIT_FAILED
 from services.common.errors import violations_in
 from services.common.markdown import plain
 from services.common.papers import moment_of
 
 MAX_QUESTION = 60
-_REFUSED_STATE = 2**31 - 1  # the gateway refuses it with all others that are broken
 Work = Callable[[Any], Awaitable[int]]
 """Given a stub of SurveyService, returns the exit status."""
 
@@ -112,12 +104,11 @@ async def _run(work: Work, gateway: str, *, can_recover: bool = False) -> int:
 
 
 def _state(name: str) -> Any:
-    full = f"SURVEY_STATE_{name.upper().replace('-', '_')}"
-    return pb.SurveyState.Value(full) if full in pb.SurveyState.keys()[1:] else _REFUSED_STATE
+    return enum_value(pb.SurveyState, "SURVEY_STATE_", name)
 
 
 def _state_name(state: pb.SurveyState.ValueType) -> str:
-    return pb.SurveyState.Name(state).removeprefix("SURVEY_STATE_").lower().replace("_", "-")
+    return enum_name(pb.SurveyState, "SURVEY_STATE_", state)
 
 
 def _print_table(surveys: Sequence[pb.Survey], *, has_more: bool) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
 from typing import Any, TypeAlias
 
 import click
@@ -16,17 +15,17 @@ from paperroute.v1 import admin_service_pb2_grpc as pb_grpc
 from rich.table import Table
 
 from gateway.cli import report
+from gateway.cli.arguments import nano_usd
 from gateway.cli.reaching import reached
+from gateway.cli.running import EXIT_BAD_ARGUMENTS, EXIT_DONE, EXIT_FAILED
 from services.common.errors import violations_in
 from services.common.markdown import plain
-from services.common.paid.money import nano_of, shown
+from services.common.paid.money import shown
 from services.common.papers import timestamp_of
 
-EXIT_DONE, EXIT_REFUSED, EXIT_BAD_ARGUMENTS = 0, 1, 2
 TIMEOUT_S = 20
 PAGE_SIZE = 1_000
 _CENT_PLACES = 2
-_REFUSED_COST = -1
 _OPTIONS = {
     "tenant": "TENANT",
     "max_running_surveys": "--max-running",
@@ -65,7 +64,7 @@ class Limits:
         if self.models is not None:
             tenant.allowed_models[:] = [each.strip() for each in self.models.split(",") if each.strip()]
         if self.max_month_cost:
-            tenant.max_month_cost_nano_usd = _nano_usd(self.max_month_cost)
+            tenant.max_month_cost_nano_usd = nano_usd(self.max_month_cost)
         elif self.max_month_cost is not None:
             tenant.ClearField("max_month_cost_nano_usd")
 
@@ -200,7 +199,7 @@ async def _asked(gateway: str, work: Callable[[Stub], Awaitable[int]]) -> int:
             report.complain(report.explained(failure, gateway))
             if failure.code() is grpc.StatusCode.UNAUTHENTICATED:
                 report.tell("Set PAPERROUTE_TOKEN to the secret of a token with the scope admin.")
-            return EXIT_REFUSED
+            return EXIT_FAILED
 
 
 def _show(answer: Message, items: Sequence[Any], table_of: Callable[[Sequence[Any]], Table], *, is_json: bool) -> None:
@@ -288,12 +287,3 @@ def _moment(timestamp: Timestamp) -> str:
 
 def _number(value: float) -> str:
     return f"{value:,g}" if value else "default"
-
-
-def _nano_usd(text: str) -> int:
-    """Return an amount in nano-US-dollars; what is none becomes one that the gateway refuses with its rule."""
-    try:
-        nano = nano_of(Decimal(text.removeprefix("$")))
-    except (InvalidOperation, ValueError, OverflowError):
-        return _REFUSED_COST
-    return nano if abs(nano) < 2**63 else _REFUSED_COST

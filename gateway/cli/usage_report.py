@@ -16,15 +16,16 @@ from paperroute.v1 import usage_service_pb2_grpc as usage_grpc
 from rich.table import Table
 
 from gateway.cli import report
+from gateway.cli.arguments import REFUSED, enum_value
 from gateway.cli.reaching import reached
+from gateway.cli.running import EXIT_BAD_ARGUMENTS, EXIT_DONE, EXIT_FAILED
+from gateway.document.stages import name_of, stage_of
 from services.common.errors import violations_in
 from services.common.markdown import plain
 from services.common.paid.money import shown, usd_of
 from services.common.papers import timestamp_of
 
-EXIT_DONE, EXIT_FAILED, EXIT_BAD_ARGUMENTS = 0, 1, 2
 TIMEOUT_S = 30
-_REFUSED = 2**31 - 1  # no enum will ever hold it: the gateway refuses the field with all others that are broken
 _LABEL = "label:"
 _FIELDS = {"survey": "survey_id", "label": "label_value"}
 _COUNTS = ("survey_count", "call_count", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens")
@@ -99,15 +100,13 @@ async def _asked(stub: Any, request: usage_pb.QueryUsageRequest) -> usage_pb.Que
 
 
 def _dimension(name: str) -> Any:
-    full = f"USAGE_DIMENSION_{name.upper()}"
-    return usage_pb.UsageDimension.Value(full) if full in usage_pb.UsageDimension.keys()[1:] else _REFUSED
+    return enum_value(usage_pb.UsageDimension, "USAGE_DIMENSION_", name)
 
 
 def _stage(name: str) -> Any:
-    full = f"STAGE_{name.upper()}"
     if not name:
         return pb.STAGE_UNSPECIFIED
-    return pb.Stage.Value(full) if full in pb.Stage.keys()[1:] else _REFUSED
+    return stage_of(name.lower()) or REFUSED
 
 
 def _print(answer: usage_pb.QueryUsageResponse, groups: Sequence[str], form: str) -> None:
@@ -151,7 +150,7 @@ def _figures(row: usage_pb.UsageRow) -> tuple[str, ...]:
 
 def _group(row: usage_pb.UsageRow, name: str) -> str:
     if name == "stage":
-        return pb.Stage.Name(row.stage).removeprefix("STAGE_").lower()
+        return name_of(row.stage)
     return str(getattr(row, _FIELDS.get(name, name)))
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from paperroute.v1 import survey_pb2 as pb
 
-from gateway.pipeline.stage_run import name_of
+from gateway.document.stages import name_of
 from services.common.database import Database, database_url
 from services.common.errors import NotReady, UpstreamFailed
 from services.common.settings import SharedSettings

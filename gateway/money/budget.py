@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import grpc
 from paperroute.v1 import survey_pb2 as pb
 
+from gateway.document.stages import name_of
 from gateway.jobs.values import Job
 from gateway.money.account import Account, Grant
 from gateway.money.ledgers import recorded_calls
 from gateway.money.month_share import MONTH_POLL_S, RETRY_DELAYS_S, MonthShare
 from gateway.money.wishes import Wish, rank_of
 from gateway.money.worst import Request, Worst, worst_of
-from gateway.pipeline.stage_run import name_of
 from gateway.services import Services
 from services.common.database import Database
 from services.common.errors import BudgetReached, NoSearchTerms, UpstreamFailed, reason_in, status_in

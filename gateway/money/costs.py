@@ -8,9 +8,9 @@ from paperroute.v1 import usage_pb2
 
 from gateway.document.assemble import total_usage
 from gateway.document.draft import Draft
+from gateway.document.stages import stage_of
 from gateway.money.ledgers import cost_of, recorded_calls
 from gateway.money.worst import WRITING_STAGES, is_remote
-from gateway.pipeline.stage_run import name_of
 from gateway.services import Services
 from services.common.paid.settings import BUILTIN
 
@@ -28,7 +28,8 @@ def may_cost(draft: Draft) -> bool:
     """Return whether any stage may have called a paid model."""
     named = {getattr(draft.spec.models, stage) for stage in WRITING_STAGES}
     encoder = draft.vectors.encoder if draft.vectors else draft.spec.models.embed
-    return named != {BUILTIN} or is_remote(encoder)
+    used = [usage.model for report in draft.reports.values() for usage in report.usage]
+    return named != {BUILTIN} or is_remote(encoder) or any(model != BUILTIN and is_remote(model) for model in used)
 
 
 async def settle(draft: Draft, services: Services, tenant: str) -> bool:
@@ -41,10 +42,16 @@ async def settle(draft: Draft, services: Services, tenant: str) -> bool:
         calls = await recorded_calls(services, tenant, draft.survey_id)
     except grpc.aio.AioRpcError:
         return False  # what the pipeline saw stands
-    for stage, report in draft.reports.items():
-        name = name_of(pb.Stage.ValueType(stage))
-        _correct(report, [_usage_of(call) for call in calls if call.stage == name and _is_billed(call)])
+    billed = [call for call in calls if _is_billed(call)]
+    for stage in {*draft.reports, *filter(None, (stage_of(call.stage) for call in billed))}:
+        # A run that was cut off may have called models for a stage whose report it could not keep any more.
+        report = draft.reports.setdefault(stage, _begun(pb.Stage.ValueType(stage)))
+        _correct(report, [_usage_of(call) for call in billed if stage_of(call.stage) == stage])
     return all(call.outcome != usage_pb2.CALL_OUTCOME_IN_FLIGHT for call in calls)
+
+
+def _begun(stage: pb.Stage.ValueType) -> pb.StageReport:
+    return pb.StageReport(stage=stage, state=pb.STAGE_STATE_RUNNING, attempt=1)
 
 
 def _is_billed(call: usage_pb2.RecordedCall) -> bool:

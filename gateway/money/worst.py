@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from paperroute.v1 import embedding_service_pb2 as embedding_pb
 from paperroute.v1 import generation_service_pb2 as generation_pb
+from paperroute.v1 import retrieval_service_pb2 as retrieval_pb
 from paperroute.v1 import summarization_service_pb2 as summarization_pb
 from paperroute.v1 import survey_pb2 as pb
 
@@ -35,6 +36,7 @@ Request = (
     | generation_pb.WriteSectionRequest
     | generation_pb.WriteFrameRequest
     | embedding_pb.EmbedPapersRequest
+    | retrieval_pb.SearchPapersRequest
 )
 """Requests that may pay."""
 
@@ -58,6 +60,10 @@ SUMMARY_TOKENS_A_SECOND_IN = {"ja": 34, "zh": 24, "th": 61}
 SECTION_TOKENS, SECTION_TOKENS_A_PAPER = 620, 350
 SINGLE_TOKENS = 8_000
 FRAME_TOKENS, FRAME_TOKENS_A_CHAPTER = 2_520, 300
+
+TERM_NANO_USD = 500_000
+"""For the vector of a search term, twice: 200 characters of 4 bytes, at up to 0.3 dollars a million tokens. Which
+encoder it is, if any, only the source knows that answers."""
 
 FURTHER = {"plan": 3, "summarize": 4, "write": 6, "frame": 5, "embed": 2}
 """How many times the first calls all calls of a stage together may cost, by one model."""
@@ -128,6 +134,8 @@ def worst_of(request: Request, prices: "PriceBook") -> Worst:
             return _of_models("frame", request.model, prices, byte_count=size, tokens_out=tokens)
         case embedding_pb.EmbedPapersRequest():
             return _of_encoder(request, prices)
+        case retrieval_pb.SearchPapersRequest():
+            return Worst(item="", least=0, most=TERM_NANO_USD * len(request.search_terms))
 
 
 def _of_encoder(request: embedding_pb.EmbedPapersRequest, prices: "PriceBook") -> Worst:

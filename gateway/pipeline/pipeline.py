@@ -109,7 +109,6 @@ async def _retrieve(run: Run, stage: StageRun) -> None:
     draft = run.draft
     search_terms = draft.plan.search_terms if draft.plan else ()
     request = retrieval_pb.SearchPapersRequest(
-        call=run.call(),
         search_terms=search_terms,
         source=draft.spec.source,
         max_papers=draft.spec.max_papers,
@@ -120,8 +119,9 @@ async def _retrieve(run: Run, stage: StageRun) -> None:
         published_from=draft.spec.published_from if draft.spec.HasField("published_from") else None,
         with_withdrawn=draft.spec.with_withdrawn,
     )
-    result = await run.answered(lambda: _searched(run, stage, request))
+    result = await run.paid(pb.STAGE_RETRIEVE, request, lambda request: _searched(run, stage, request))
     stage.report.paper_count = len(result.papers)
+    stage.took(result.usage)
     run.keep(PartKind.SEARCH, result)
 
 

@@ -13,12 +13,13 @@ from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import usage_pb2
 
 from gateway.document.draft import Draft, Part, PartKind, SectionPlace
+from gateway.document.stages import name_of
 from gateway.money.budget import SurveyBudget, within_budget
 from gateway.money.worst import Request
 from gateway.pipeline.absence import despite_absence
 from gateway.pipeline.patience import Patience
 from gateway.pipeline.ports import Ports
-from gateway.pipeline.stage_run import StageBroke, StageFailed, StageRun, name_of, stage_run
+from gateway.pipeline.stage_run import StageBroke, StageFailed, StageRun, stage_run
 from gateway.services import Services, failure_of
 from services.common.deadlines import Deadline
 from services.common.errors import PaperRouteError

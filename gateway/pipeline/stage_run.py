@@ -11,6 +11,7 @@ from paperroute.v1 import usage_pb2
 
 from gateway.document.assemble import total_usage
 from gateway.document.draft import Draft, Part, PartKind
+from gateway.document.stages import name_of
 from gateway.pipeline.ports import Ports
 from services.common import telemetry
 from services.common.papers import timestamp_of
@@ -22,11 +23,6 @@ class StageBroke(Exception):
 
 class StageFailed(Exception):
     """A stage of this run or of an earlier one failed; the draft's `failure` says why."""
-
-
-def name_of(stage: pb.Stage.ValueType) -> str:
-    """Return the name of a stage as spans, tables and pages show it: "retrieve"."""
-    return pb.Stage.Name(stage).removeprefix("STAGE_").lower()
 
 
 @dataclass(kw_only=True, slots=True)
@@ -99,7 +95,7 @@ def _begun(stage: pb.Stage.ValueType, draft: Draft) -> pb.StageReport:
     report = pb.StageReport(
         stage=stage,
         state=pb.STAGE_STATE_RUNNING,
-        started_at=before.started_at if before else timestamp_of(datetime.now(UTC)),
+        started_at=before.started_at if before and before.HasField("started_at") else timestamp_of(datetime.now(UTC)),
         attempt=before.attempt + 1 if before else 1,
     )
     draft.reports[stage] = report

@@ -15,9 +15,9 @@ from paperroute.v1 import survey_service_pb2 as service_pb
 from gateway.document.draft import ENDED, Draft, Part, PartKind
 from gateway.jobs.values import Job, JobFilter, NewJob, QueueLimits, StaleRun
 from gateway.store import events, parts
+from gateway.store.moments import timestamp_at
 from services.common.database import clock_s
 from services.common.errors import AlreadyExists, InvalidRequest, NotFound, QueueFull, Violation
-from services.common.papers import timestamp_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Column, ColumnElement, Connection, Row, Select
@@ -441,8 +441,8 @@ def _tell(connection: "Connection", survey_id: str, number: int, event: events.E
 
 def _first_head(new: NewJob, now: float) -> pb.Survey:
     """Return the survey as lists show it before it has begun."""
-    created_at = timestamp_of(_moment(now))
-    return pb.Survey(survey_id=new.survey_id, spec=new.spec, labels=new.request.labels, created_at=created_at)
+    labels = new.request.labels
+    return pb.Survey(survey_id=new.survey_id, spec=new.spec, labels=labels, created_at=timestamp_at(now))
 
 
 def _survey_of(row: "Row[Any]", queue_position: int) -> pb.Survey:
@@ -451,7 +451,7 @@ def _survey_of(row: "Row[Any]", queue_position: int) -> pb.Survey:
     survey.state, survey.attempt, survey.queue_position = row.state, row.attempt, 0
     survey.ClearField("finished_at")
     if row.finished_at is not None:
-        survey.finished_at.CopyFrom(timestamp_of(_moment(row.finished_at)))
+        survey.finished_at.CopyFrom(timestamp_at(row.finished_at))
     if row.state == pb.SURVEY_STATE_QUEUED:
         survey.queue_position = queue_position
     if row.state != pb.SURVEY_STATE_FAILED:

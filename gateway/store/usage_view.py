@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 from paperroute.v1 import survey_pb2 as pb
 
+from gateway.document.stages import name_of
+
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
@@ -20,9 +22,7 @@ def _usage(dialect: str) -> str:
     is_server = dialect == "postgresql"
     created = "to_timestamp(created_at)" if is_server else "datetime(created_at, 'unixepoch')"
     day = "CAST(day AS date)" if is_server else "day"
-    stages = " ".join(
-        f"WHEN {stage} THEN '{pb.Stage.Name(stage).removeprefix('STAGE_').lower()}'" for stage in pb.Stage.values()[1:]
-    )
+    stages = " ".join(f"WHEN {stage} THEN '{name_of(pb.Stage.ValueType(stage))}'" for stage in pb.Stage.values()[1:])
     # No value of a caller's is in it: names of ours, and those of the dialect.
     return f"""
         CREATE VIEW paperroute_usage AS

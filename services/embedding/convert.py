@@ -21,6 +21,8 @@ DEFAULT_FOUND_PAPERS = 50
 MAX_TEXT_CHARACTERS = 4_000
 MAX_CATEGORIES = 50
 MAX_CATEGORY_CHARACTERS = 40
+STAGES_OF_TEXTS = ("plan", "retrieve")
+"""Stages that compare texts; the first one is meant where none is named."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +40,8 @@ class TextEmbedding:
 
     encoder: Encoder
     texts: tuple[str, ...]
+    stage: str
+    """Whose texts, as recorded calls name it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,8 +124,10 @@ def texts_of(request: pb.EmbedTextsRequest, encoder: Encoder | None, wanted: str
     checks.count("texts", len(request.texts), 1, MAX_TEXTS)
     for place, text in enumerate(request.texts):
         checks.length(f"texts[{place}]", text, 1, MAX_TEXT_CHARACTERS)
+    stage = request.stage or STAGES_OF_TEXTS[0]
+    checks.require(stage in STAGES_OF_TEXTS, "stage", f"{' or '.join(STAGES_OF_TEXTS)}, not {stage!r}")
     checks.finish()
-    return TextEmbedding(encoder=cast("Encoder", encoder), texts=tuple(request.texts))  # checked above
+    return TextEmbedding(encoder=cast("Encoder", encoder), texts=tuple(request.texts), stage=stage)  # checked above
 
 
 def check_survey_calls(request: pb.ListEncoderCallsRequest | pb.DeleteEncoderCallsRequest) -> None:

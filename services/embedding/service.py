@@ -52,7 +52,7 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
         """Return a vector for each text, and keep none."""
         encoder = await self._encoders.find(request.encoder or self._default)
         asked = convert.texts_of(request, encoder, self._encoders.wanted)
-        caller = caller_of(request.call, Deadline.of_rpc(context, MOST_S), stage="plan")  # where texts are compared
+        caller = caller_of(request.call, Deadline.of_rpc(context, MOST_S), stage=asked.stage)
         return convert.texts_response_of(asked.encoder, await asked.encoder.encode([], asked.texts, caller))
 
     async def ListEncoderCalls(

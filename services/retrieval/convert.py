@@ -5,10 +5,11 @@ from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from paperroute.v1 import retrieval_service_pb2 as pb
-from paperroute.v1 import search_pb2
+from paperroute.v1 import search_pb2, usage_pb2
 
 from services.common.categories import check_categories
 from services.common.fields import FieldChecks
+from services.common.paid.caller import check_call
 from services.common.papers import check_moment, message_of, moment_of, timestamp_of
 from services.retrieval.search import Search, SearchOutcome, TermProgress
 from services.retrieval.sources import CapBy, Limits, Match, SourceName
@@ -32,6 +33,7 @@ def search_of(request: pb.SearchPapersRequest, *, today: date, max_results_per_t
         InvalidRequest: fields break their rules; all of them are named.
     """
     checks = FieldChecks()
+    check_call(checks, request.call)
     checks.count("search_terms", len(request.search_terms), 1, MAX_TERMS)
     for position, term in enumerate(request.search_terms):
         field = f"search_terms[{position}]"
@@ -57,6 +59,7 @@ def search_of(request: pb.SearchPapersRequest, *, today: date, max_results_per_t
             cap_by=CapBy[_name_of(search_pb2.CapBy, request.cap_by or search_pb2.CAP_BY_NEWEST)],
             categories=tuple(dict.fromkeys(request.categories)),
             published_from=published_from,
+            call=_call_of_term(request),
         ),
         with_withdrawn=request.with_withdrawn,
     )
@@ -99,8 +102,19 @@ def result_of(outcome: SearchOutcome, search: Search) -> pb.SearchPapersResponse
         as_of=timestamp_of(datetime.combine(search.as_of, time(), UTC)),
     )
     return pb.SearchPapersResponse(
-        result=pb.SearchResult(papers=[message_of(paper) for paper in outcome.papers], report=report)
+        result=pb.SearchResult(
+            papers=[message_of(paper) for paper in outcome.papers], report=report, usage=outcome.usage
+        )
     )
+
+
+def _call_of_term(request: pb.SearchPapersRequest) -> usage_pb2.CallContext:
+    """Return for whom each term is looked up: it may spend its share."""
+    call = usage_pb2.CallContext()
+    call.CopyFrom(request.call)
+    if call.HasField("max_cost_nano_usd"):
+        call.max_cost_nano_usd //= len(request.search_terms)
+    return call
 
 
 def _day_of(checks: FieldChecks, as_of: Timestamp, today: date) -> date:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from paperroute.v1 import usage_pb2
 
 from services.common.errors import NotReady
 from services.common.papers import Paper
 from services.retrieval.index_file import IndexFacts, IndexFile, IndexLimits, IndexView, Numbers
 from services.retrieval.index_schema import check_support
-from services.retrieval.index_vectors import QueryVectors
+from services.retrieval.index_vectors import NO_VECTOR, QueryVector, QueryVectors
 from services.retrieval.sources import NO_LIMITS, CapBy, Limits, Page, Step
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class IndexQuery:
     is_newest_first: bool
     """Whether the newest of the papers that hold all words are wanted; otherwise those nearest to the term."""
     limits: IndexLimits
+    call: usage_pb2.CallContext | None = None
+    """For whom the vector of the term is made, and what it may cost."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +57,8 @@ class IndexAnswer:
     """How many the index has of those, within the limits."""
     is_by_similarity: bool
     """Whether vectors took part; otherwise dates and BM25 alone made the order."""
+    usage: tuple[usage_pb2.ModelUsage, ...]
+    """What the vector of the term took; empty when it was kept from an earlier search."""
     facts: IndexFacts
 
 
@@ -100,9 +105,15 @@ class IndexSource:
                 published_by=as_of,
                 categories=limits.categories,
             ),
+            call=limits.call,
         )
         answer = await self.search(query)
-        yield Page(papers=answer.papers, expected_count=len(answer.papers), answered_at=answer.facts.newest_at)
+        yield Page(
+            papers=answer.papers,
+            expected_count=len(answer.papers),
+            answered_at=answer.facts.newest_at,
+            usage=answer.usage,
+        )
 
     async def search(self, query: IndexQuery) -> IndexAnswer:
         """Return the papers that hold all words of the term, the newest or the nearest first.
@@ -112,18 +123,18 @@ class IndexSource:
         Raises:
             NotReady: there is no index, or it cannot be read.
         """
-        vector = await self._vector(query) if self._query_vectors else None
-        return await asyncio.to_thread(self._index.use, lambda view: _answer(view, query, vector))
+        made = await self._vector(query)
+        return await asyncio.to_thread(self._index.use, lambda view: _answer(view, query, made))
 
     async def close(self) -> None:
         """Close the file."""
         await asyncio.to_thread(self._index.close)
 
-    async def _vector(self, query: IndexQuery) -> Vector | None:
+    async def _vector(self, query: IndexQuery) -> QueryVector:
+        if self._query_vectors is None:
+            return NO_VECTOR
         encoder = await asyncio.to_thread(self._index.use, lambda view: _encoder_needed(view, query))
-        if encoder is None or self._query_vectors is None:
-            return None
-        return await self._query_vectors.vector(query.term, encoder)
+        return NO_VECTOR if encoder is None else await self._query_vectors.vector(query.term, encoder, query.call)
 
 
 def _encoder_needed(view: IndexView, query: IndexQuery) -> str | None:
@@ -132,7 +143,8 @@ def _encoder_needed(view: IndexView, query: IndexQuery) -> str | None:
     return None if has_enough or not view.facts.record_count else view.facts.encoder
 
 
-def _answer(view: IndexView, query: IndexQuery, vector: Vector | None) -> IndexAnswer:
+def _answer(view: IndexView, query: IndexQuery, made: QueryVector) -> IndexAnswer:
+    vector = made.vector
     if vector is not None and len(vector) != view.facts.dimension:
         vector = None  # the index was replaced by one of another encoder in between
     hits = view.holding_all_words(query.term, query.limits)
@@ -146,6 +158,7 @@ def _answer(view: IndexView, query: IndexQuery, vector: Vector | None) -> IndexA
         hit_count=min(len(hits), query.max_results),
         all_hit_count=len(hits),
         is_by_similarity=vector is not None,
+        usage=made.usage,
         facts=view.facts,
     )
 

@@ -11,8 +11,9 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 from paperroute.v1 import embedding_service_pb2 as pb
+from paperroute.v1 import usage_pb2
 
-from services.common.errors import UpstreamFailed
+from services.common.errors import BudgetReached, Unpriced, UpstreamFailed, reason_in
 from services.common.papers import Paper, message_of
 from services.common.vectors import vectors_of
 
@@ -29,6 +30,8 @@ QUERY_TIMEOUT_S = 5.0
 MAX_KEPT_QUERIES = 1_000
 PAUSE_S = 30.0
 """How long a service that did not answer is not asked again, so that not each term of a search waits for it."""
+_OF_ONE_CALLER = {BudgetReached.reason, Unpriced.reason}
+"""Why a caller is refused a vector that others are given."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +42,19 @@ class Embedded:
     """Who made them, "provider:model"."""
     vectors: NDArray[np.float32]
     """Shape (n, dimension), rows of L2 norm 1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QueryVector:
+    """The vector of a search term."""
+
+    vector: NDArray[np.float32] | None
+    """Shape (dimension,), L2 norm 1; None when there is none."""
+    usage: tuple[usage_pb2.ModelUsage, ...] = ()
+    """What it took; empty when it was kept."""
+
+
+NO_VECTOR = QueryVector(vector=None)
 
 
 async def embedded(stub: "pb_grpc.EmbeddingServiceAsyncStub", papers: Sequence[Paper]) -> Embedded:
@@ -70,25 +86,28 @@ class QueryVectors:
         self._kept: OrderedDict[tuple[str, str], NDArray[np.float32]] = OrderedDict()
         self._ask_again_at = 0.0
 
-    async def vector(self, text: str, encoder: str) -> NDArray[np.float32] | None:
-        """Return shape (dimension,), L2 norm 1; None when the service does not give one by that encoder.
+    async def vector(self, text: str, encoder: str, call: usage_pb2.CallContext | None = None) -> QueryVector:
+        """Return the vector of a search term; none when the service does not give one by that encoder.
 
         Args:
             text: at most 4,000 characters.
             encoder: "provider:model" of the vectors to compare it with.
+            call: for whom it is made, and what it may cost.
         """
         key = (encoder, text)
-        if key not in self._kept:
-            if time.monotonic() < self._ask_again_at:
-                return None
-            request = pb.EmbedTextsRequest(encoder=encoder, texts=[text])
-            try:
-                answer = await self._stub.EmbedTexts(request, timeout=QUERY_TIMEOUT_S)
-            except grpc.aio.AioRpcError as failure:
+        if key in self._kept:
+            return QueryVector(vector=self._kept[key])
+        if time.monotonic() < self._ask_again_at:
+            return NO_VECTOR
+        request = pb.EmbedTextsRequest(call=call, encoder=encoder, texts=[text], stage="retrieve")
+        try:
+            answer = await self._stub.EmbedTexts(request, timeout=QUERY_TIMEOUT_S)
+        except grpc.aio.AioRpcError as failure:
+            if reason_in(failure) not in _OF_ONE_CALLER:
                 self._ask_again_at = time.monotonic() + PAUSE_S
-                logger.warning("ranked %r by date, its vector is missing: %s", text, failure.details())
-                return None
-            self._kept[key] = vectors_of(answer.vectors, answer.dimension)[0]
-            if len(self._kept) > MAX_KEPT_QUERIES:
-                self._kept.popitem(last=False)
-        return self._kept[key]
+            logger.warning("ranked %r by date, its vector is missing: %s", text, failure.details())
+            return NO_VECTOR
+        vector = self._kept[key] = vectors_of(answer.vectors, answer.dimension)[0]
+        if len(self._kept) > MAX_KEPT_QUERIES:
+            self._kept.popitem(last=False)
+        return QueryVector(vector=vector, usage=tuple(answer.usage))

@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 
+from paperroute.v1 import usage_pb2
+
 from services.common.papers import Paper
 from services.retrieval.filters import FilterCount, best_ranks, filtered, kept_counts, survey_policies
 from services.retrieval.sources import NO_LIMITS, Limits, Page, Source, SourceName, StartingOver, Step, Waiting
@@ -59,6 +61,8 @@ class SearchOutcome:
     filters: tuple[FilterCount, ...]
     answered_at: datetime
     """Moment of the oldest answer among those used, UTC."""
+    usage: tuple[usage_pb2.ModelUsage, ...]
+    """What encoders took for the vectors of terms."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -67,12 +71,15 @@ class _Found:
 
     search_term: str
     pages: list[Page] = field(default_factory=list)
+    usage: list[usage_pb2.ModelUsage] = field(default_factory=list)
+    """Also of pages that are void."""
     _shown: TermProgress | None = None
 
     def take(self, step: Step) -> TermProgress:
         """Add a step of the source and return what to tell of it."""
         if isinstance(step, Page):
             self.pages.append(step)
+            self.usage.extend(step.usage)
         elif isinstance(step, StartingOver):
             self.pages.clear()
         return self.progress(waiting_for=step.waiting_for if isinstance(step, Waiting) else "")
@@ -143,6 +150,7 @@ def _outcome(search: Search, found: Sequence[_Found]) -> SearchOutcome:
         terms=terms,
         filters=kept.counts,
         answered_at=min(term.answered_at for term in terms),
+        usage=tuple(usage for each in found for usage in each.usage),
     )
 
 

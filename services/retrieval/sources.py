@@ -6,6 +6,8 @@ from datetime import date, datetime
 from enum import Enum, auto
 from typing import Protocol
 
+from paperroute.v1 import usage_pb2
+
 from services.common.papers import Paper
 
 
@@ -45,6 +47,8 @@ class Limits:
     """Only papers with at least one of these; none means all."""
     published_from: datetime | None = None
     """Only papers published at this moment or later, UTC."""
+    call: usage_pb2.CallContext | None = None
+    """For whom vectors of a term are made, and what they may cost; None for nobody in particular."""
 
 
 NO_LIMITS = Limits()
@@ -65,6 +69,8 @@ class Page:
     """Whether it was kept from an earlier search."""
     is_stale: bool = False
     """Whether it is older than wanted."""
+    usage: tuple[usage_pb2.ModelUsage, ...] = ()
+    """What an encoder took for it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

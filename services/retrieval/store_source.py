@@ -9,7 +9,7 @@ import grpc
 from paperroute.v1 import embedding_service_pb2 as pb
 
 from services.common.deadlines import Deadline
-from services.common.errors import NotReady, UpstreamFailed
+from services.common.errors import BudgetReached, NotReady, UpstreamFailed, reason_in
 from services.common.papers import paper_of, timestamp_of
 from services.retrieval.sources import NO_LIMITS, Limits, Page, SourceName, Step, Waiting
 
@@ -35,10 +35,12 @@ class StoreSource:
         Raises:
             UpstreamFailed: the embedding service does not answer.
             NotReady: its encoder or its store cannot be opened.
+            BudgetReached: the vector of the term could cost more than it may.
         """
         yield Waiting(waiting_for=NAME)
         after_as_of = min(as_of, date.max - timedelta(days=1)) + timedelta(days=1)
         request = pb.FindPapersRequest(
+            call=limits.call,
             text=search_term,
             max_papers=min(max_results, MAX_PAPERS),
             published_before=timestamp_of(datetime.combine(after_as_of, time_of_day(), UTC)),
@@ -49,12 +51,20 @@ class StoreSource:
         try:
             response = await self._stub.FindPapers(request, timeout=Deadline(deadline).timeout_s(TIMEOUT_S))
         except grpc.aio.AioRpcError as failure:
-            raise _error_of(failure) from failure
+            raise _error_of(failure, request.call.max_cost_nano_usd) from failure
         papers = [paper_of(found.paper) for found in response.papers]
-        yield Page(papers=papers, expected_count=len(papers), answered_at=datetime.now(UTC), source=SourceName.STORE)
+        yield Page(
+            papers=papers,
+            expected_count=len(papers),
+            answered_at=datetime.now(UTC),
+            source=SourceName.STORE,
+            usage=tuple(response.usage),
+        )
 
 
-def _error_of(failure: grpc.aio.AioRpcError) -> Exception:
+def _error_of(failure: grpc.aio.AioRpcError, max_cost_nano_usd: int) -> Exception:
+    if reason_in(failure) == BudgetReached.reason:
+        return BudgetReached(max_cost_nano_usd)
     if failure.code() is grpc.StatusCode.FAILED_PRECONDITION:
         return NotReady(NAME, failure.details() or "it cannot be opened")
     if failure.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:

@@ -135,7 +135,8 @@ async def test_term_is_embedded_once(index_path, embedding):
 
     first, second = await page(source, "image generation"), await page(source, "image generation")
 
-    assert first == second
+    assert ids(first) == ids(second)
+    assert [len(each.usage) for each in (first, second)] == [1, 0]
     assert [list(each.texts) for each in embedding.requests] == [["image generation"]]
 
 

@@ -238,7 +238,13 @@ def test_a_response_with_vectors_of_texts_carries_rows_and_usage():
 def test_a_request_for_vectors_of_texts_is_read():
     asked = convert.texts_of(pb.EmbedTextsRequest(texts=["b", "a", "b"]), ENCODER, WANTED)
 
-    assert asked == convert.TextEmbedding(encoder=ENCODER, texts=("b", "a", "b"))
+    assert asked == convert.TextEmbedding(encoder=ENCODER, texts=("b", "a", "b"), stage="plan")
+
+
+def test_texts_may_be_those_of_a_search():
+    request = pb.EmbedTextsRequest(texts=["b"], stage="retrieve")
+
+    assert convert.texts_of(request, ENCODER, WANTED).stage == "retrieve"
 
 
 @pytest.mark.parametrize(
@@ -247,6 +253,7 @@ def test_a_request_for_vectors_of_texts_is_read():
         pytest.param({"texts": []}, ["texts"], id="no text"),
         pytest.param({"texts": ["x"] * 501}, ["texts"], id="too many texts"),
         pytest.param({"texts": ["x", " ", "x" * 4_001]}, ["texts[1]", "texts[2]"], id="blank and long"),
+        pytest.param({"texts": ["x"], "stage": "write"}, ["stage"], id="a stage that compares none"),
         pytest.param({"texts": ["問" * 4_000] * 500}, [], id="the most"),
     ],
 )

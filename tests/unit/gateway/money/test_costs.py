@@ -109,11 +109,29 @@ async def test_calls_of_other_stages_are_theirs():
     assert found[0].cost_nano_usd == 70
 
 
+async def test_a_stage_whose_report_was_never_kept_is_billed_too():
+    """A cancelled run may have begun a call before its report of the stage was durable."""
+    draft = draft_with(usage())
+    found, is_last = await settled(draft, call(usage()), call(usage(OTHER, 9), stage="summarize"))
+
+    assert [each.cost_nano_usd for each in found] == [70]
+    report = draft.reports[pb.STAGE_SUMMARIZE]
+    assert [(each.model, each.cost_nano_usd) for each in report.usage] == [(OTHER, 9)]
+    assert (report.stage, is_last) == (pb.STAGE_SUMMARIZE, True)
+
+
 async def test_ledgers_that_do_not_answer_change_nothing():
     draft = draft_with(usage())
     assert not await settle(draft, PlayedLedgers(is_away=True).services, "tenant-a")
 
     assert draft.reports[pb.STAGE_WRITE].usage[0].cost_nano_usd == 70
+
+
+def test_vectors_of_search_terms_may_cost():
+    """Which encoder makes them is known only from what it took."""
+    draft = draft_with(usage("openai:text-embedding-3-large"), stage=pb.STAGE_RETRIEVE, write=BUILTIN)
+
+    assert may_cost(draft)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 from paperroute.v1 import embedding_service_pb2 as embedding_pb
 from paperroute.v1 import generation_service_pb2 as generation_pb
 from paperroute.v1 import paper_pb2
+from paperroute.v1 import retrieval_service_pb2 as retrieval_pb
 from paperroute.v1 import summarization_service_pb2 as summarization_pb
 from paperroute.v1 import survey_pb2 as pb
 from scripted_models import MemoryCalls, caller_for, model_of
@@ -190,6 +191,17 @@ def test_vectors_of_our_own_machines_cost_nothing(encoder: str):
     request = embedding_pb.EmbedPapersRequest(encoder=encoder, papers=[paper(1)])
 
     assert worst_of(request, OWN) == Worst(item="", least=0, most=0)
+
+
+@pytest.mark.parametrize("encoder", ["openai:text-embedding-3-large", "gemini:gemini-embedding-001"])
+def test_a_search_is_granted_what_the_longest_terms_cost_by_any_encoder(encoder: str):
+    """It is not known which one the source needs, if it needs one."""
+    terms = ["\N{GRINNING FACE}" * 200] * 10
+    found = worst_of(retrieval_pb.SearchPapersRequest(search_terms=terms), OWN)
+    dearest = worst_of(embedding_pb.EmbedPapersRequest(encoder=encoder, query=terms[0]), PriceBook(""))
+
+    assert found.least == 0
+    assert 10 * dearest.least <= found.most <= 100 * dearest.least
 
 
 def spec(**models: str) -> pb.SurveySpec:
