@@ -151,18 +151,17 @@ class Arena:
             disturb: run beside it, and given up at its end.
             gateways: it is created at the first, watched at one after the other as they are lost, read at the last.
         """
-        number = next(self._numbers)
-        models = {stage: f"chaos-{stage}-{number}" for stage in (*STAGES, "embed")}
-        began, asked_before = time.monotonic(), len(await self._requests())
-        async with self._stub(gateways[0]) as stub:
-            survey_id = await _created(stub, models)
+        models = self.models()
+        began, asked_before = time.monotonic(), len(await self.requests())
+        async with self.stub(gateways[0]) as stub:
+            survey_id = await created(stub, models)
         watcher = Watcher(survey_id=survey_id, addresses=[self.cluster.addresses[name] for name in gateways])
         under_way = UnderWay(cluster=self.cluster, provider=self.provider, watcher=watcher, models=models)
         await self._run(under_way, disturb)
         seconds = time.monotonic() - began
-        requests = (await self._requests())[asked_before:]
+        requests = (await self.requests())[asked_before:]
         ledgers = [self.cluster.addresses[name] for name in ("generation", "embedding")]
-        async with self._stub(gateways[-1]) as stub:
+        async with self.stub(gateways[-1]) as stub:
             survey = await _read(stub, survey_id)
         return Ended(
             survey=survey,
@@ -173,8 +172,14 @@ class Arena:
             seconds=seconds,
         )
 
+    def models(self) -> dict[str, str]:
+        """Return the models of one more survey by stage, without the provider's name: nobody else asks them."""
+        number = next(self._numbers)
+        return {stage: f"chaos-{stage}-{number}" for stage in (*STAGES, "embed")}
+
     @contextlib.asynccontextmanager
-    async def _stub(self, gateway: str) -> "AsyncIterator[pb_grpc.SurveyServiceAsyncStub]":
+    async def stub(self, gateway: str) -> "AsyncIterator[pb_grpc.SurveyServiceAsyncStub]":
+        """Hold a channel to a gateway open."""
         async with open_channel(self.cluster.addresses[gateway]) as channel:
             yield pb_grpc.SurveyServiceStub(channel)
 
@@ -190,7 +195,8 @@ class Arena:
         if not disturbing.cancelled():
             disturbing.result()
 
-    async def _requests(self) -> list[dict[str, object]]:
+    async def requests(self) -> list[dict[str, object]]:
+        """Return all that the provider was asked."""
         return await asyncio.to_thread(self.provider.requests)
 
 
@@ -353,7 +359,8 @@ async def _done(step: Disturbance, under_way: UnderWay) -> None:
     await step(under_way)
 
 
-async def _created(stub: "pb_grpc.SurveyServiceAsyncStub", models: Mapping[str, str]) -> str:
+async def created(stub: "pb_grpc.SurveyServiceAsyncStub", models: Mapping[str, str]) -> str:
+    """Create the survey that is run here and return its id."""
     named = {stage: f"openai:{name}" for stage, name in models.items()}
     named["embed"] += f"@{DIMENSION}"
     spec = pb.SurveySpec(

@@ -2,7 +2,8 @@
 
 On SQLite and on PostgreSQL: the gateway is killed once a survey, at 30 points spread over it, and again and again in
 one; each other role once in each stage it takes part in, with requests under way and held back. On PostgreSQL a second
-gateway takes over from one that is killed for good. What was killed is started again at once.
+gateway takes over from one that is killed for good, and cancels a survey that another one runs. What was killed is
+started again at once.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from chaos.arena import (
     leave_to,
     undisturbed,
 )
+from chaos.cancelling import cancelled_elsewhere
 from paperroute.v1 import survey_pb2 as pb
 from postgres import new_database, postgres_server
 
@@ -110,6 +112,7 @@ class Chaos:
         if self._name == "postgresql":
             for stage, count in TAKEOVERS:
                 await self._take_over(stage, count)
+            await self._cancel()
 
     async def _gateway(self) -> None:
         points: dict[str, Moment] = {f"event {number}": at_number(number) for number in NUMBERS}
@@ -125,6 +128,18 @@ class Chaos:
         self._tally("taken over").add(f"taken over at {stage} request {count}", ended, self._whole, 1)
         await self._here.cluster.stop("gateway-2")
         await self._here.cluster.start(["gateway"])
+
+    async def _cancel(self) -> None:
+        found = await cancelled_elsewhere(self._here, "gateway-2")
+        faults = {
+            f"ended {pb.SurveyState.Name(found.survey.state)}": found.survey.state != pb.SURVEY_STATE_CANCELLED,
+            f"{found.later_count} calls after the grace": found.later_count != 0,
+            f"{found.unbilled_count} calls not billed": found.unbilled_count != 0,
+            "no call was under way": found.under_way_count == 0,
+        }
+        tally = self._tally("cancelled elsewhere")
+        tally.surveys, tally.faults = 1, [fault for fault, is_so in faults.items() if is_so]
+        _say(f"  cancelled at another gateway: {'; '.join(tally.faults) or 'no call began after 1 s, all billed'}")
 
     async def _one(self, kind: str, label: str, disturb: Disturbance, kill_count: int = 1) -> None:
         self._tally(kind).add(label, await self._here.survey(disturb), self._whole, kill_count)

@@ -1,7 +1,6 @@
 """A survey whose processes are killed ends as if nothing had happened: the short form of `make chaos`."""
 
 import asyncio
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -19,6 +18,7 @@ from chaos.arena import (
     side_by_side,
     undisturbed,
 )
+from chaos.cancelling import Cancelled, cancelled_elsewhere
 from paperroute.v1 import survey_pb2 as pb
 from postgres import new_database, postgres  # noqa: F401  # fixture
 
@@ -81,10 +81,37 @@ def test_services_that_are_killed_in_their_stages_are_asked_again(surveys: Surve
     assert killed.faults(surveys.whole, kill_count=5) == []
 
 
-async def test_on_postgresql_another_gateway_goes_on(postgres: str, tmp_path: Path, surveys: Surveys):  # noqa: F811
-    disturb = in_order(kill("gateway", at_number(5)), leave_to("gateway-2", "write", 2))
-    async with arena(tmp_path, new_database(postgres), gateways=2) as here:
-        killed = await here.survey(disturb, ("gateway", "gateway-2"))
+class Replicated(NamedTuple):
+    """Surveys of two gateways on PostgreSQL."""
 
-    assert killed.faults(surveys.whole, kill_count=2) == []
-    assert killed.survey.attempt == 3
+    cancelled: Cancelled
+    """By the gateway that did not run it."""
+    killed: Ended
+    """With the gateway that ran it."""
+
+
+@pytest.fixture(scope="module")
+def replicated(tmp_path_factory: pytest.TempPathFactory, postgres: str) -> Replicated:  # noqa: F811
+    disturb = in_order(kill("gateway", at_number(5)), leave_to("gateway-2", "write", 2))
+
+    async def run() -> Replicated:
+        async with arena(tmp_path_factory.mktemp("chaos"), new_database(postgres), gateways=2) as here:
+            cancelled = await cancelled_elsewhere(here, "gateway-2")
+            await here.cluster.stop("gateway-2")
+            return Replicated(cancelled, await here.survey(disturb, ("gateway", "gateway-2")))
+
+    return asyncio.run(run())
+
+
+def test_on_postgresql_another_gateway_goes_on(replicated: Replicated, surveys: Surveys):
+    assert replicated.killed.faults(surveys.whole, kill_count=2) == []
+    assert replicated.killed.survey.attempt == 3
+
+
+def test_a_survey_that_another_gateway_cancels_calls_no_model_any_more(replicated: Replicated):
+    """Nor does it when the answers come that it waited for; they are on its bill."""
+    cancelled = replicated.cancelled
+
+    assert cancelled.survey.state == pb.SURVEY_STATE_CANCELLED
+    assert cancelled.under_way_count > 0
+    assert (cancelled.later_count, cancelled.unbilled_count) == (0, 0)

@@ -1,6 +1,6 @@
 """Fixtures of the contract tests: databases of gateways."""
 
-from postgres import postgres
+from postgres import database_url, postgres
 from survey_rows import file_gateways, gateway_store, gateways
 
-__all__ = ["file_gateways", "gateway_store", "gateways", "postgres"]
+__all__ = ["database_url", "file_gateways", "gateway_store", "gateways", "postgres"]
