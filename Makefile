@@ -19,8 +19,9 @@ $(VENV)/.ready: requirements.lock pyproject.toml hatch_build.py $(wildcard proto
 demo: $(VENV)/.ready
 	PAPERROUTE_DATA_DIR=.paperroute $(CLEAN_ENV) $(BIN)/paperroute survey "$(Q)" --source sample
 
+# A file's tests share a process, and with it the clusters and databases that are made for them.
 test: $(VENV)/.ready
-	$(CLEAN_ENV) $(BIN)/python -m pytest
+	$(CLEAN_ENV) $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -28,8 +28,8 @@ def may_cost(draft: Draft) -> bool:
     """Return whether any stage may have called a paid model."""
     named = {getattr(draft.spec.models, stage) for stage in WRITING_STAGES}
     encoder = draft.vectors.encoder if draft.vectors else draft.spec.models.embed
-    used = [usage.model for report in draft.reports.values() for usage in report.usage]
-    return named != {BUILTIN} or is_remote(encoder) or any(model != BUILTIN and is_remote(model) for model in used)
+    search = draft.reports.get(pb.STAGE_RETRIEVE, pb.StageReport())
+    return named != {BUILTIN} or is_remote(encoder) or any(is_remote(usage.model) for usage in search.usage)
 
 
 async def settle(draft: Draft, services: Services, tenant: str) -> bool:

@@ -32,13 +32,14 @@ class Terminal:
         self.screen = pyte.HistoryScreen(columns, LINES, history=5_000)
         self._stream = pyte.ByteStream(self.screen)
         self._ours, theirs = pty.openpty()
+        shell = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}}
         termios.tcsetwinsize(theirs, (LINES, columns))
         self.program = subprocess.Popen(
             [sys.executable, "-c", ON_THE_TERMINAL, *arguments],
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
-            env={**os.environ, "TERM": "xterm-256color", **environment},
+            env={**shell, "TERM": "xterm-256color", **environment},
             start_new_session=True,
         )
         os.close(theirs)
