@@ -10,10 +10,11 @@ from pydantic_settings import BaseSettings
 
 from gateway.access.access import protection_of
 from gateway.roles import ROLES
-from services.common.role import configure_logging, listen_of
+from services.common.role import listen_of
 from services.common.server import RoleServer
 from services.common.settings import SharedSettings, load
-from services.common.telemetry import configure
+from services.common.telemetry.export import configure
+from services.common.telemetry.logs import configure_logging
 
 
 @contextlib.asynccontextmanager
@@ -37,9 +38,9 @@ async def embedded(listen: str | None = "127.0.0.1:0", *, can_recover: bool = Fa
     if listen is not None:  # what others asked for is left to those who serve them
         own = {"take_over": can_recover, "own_only": True, "auth": "off"}
         settings["gateway"] = settings["gateway"].model_copy(update=own)
-    configure_logging(shared.log_level)
+    configure_logging(shared)
     host = _host(settings["gateway"], shared, listen)
-    flush = configure("embedded", shared.otlp_endpoint)
+    flush = configure("embedded", shared)
     inner = host.inner_address()
     for role, entry in ROLES.items():
         entry.mount()(host, _embedded_settings(settings[role], inner), shared)

@@ -13,10 +13,10 @@ from gateway.access.limits import TenantLimits
 from gateway.access.principal import LOCAL, Principal, Scope, acting
 from gateway.access.rates import Rates
 from gateway.access.tokens import REFUSAL, Tokens
-from services.common import telemetry
 from services.common.errors import Forbidden, PaperRouteError, RateLimited, Unauthenticated, UpstreamFailed
 from services.common.guards import IncomingCall
 from services.common.handlers import Around
+from services.common.telemetry.spans import annotate
 
 PATROL_S = 2.0
 """From one look at the tokens of the streams under way to the next."""
@@ -158,7 +158,7 @@ class AccessGuard:
 
 @contextlib.asynccontextmanager
 async def _acting(who: Principal) -> AsyncIterator[None]:
-    telemetry.annotate(tenant=who.tenant)
+    annotate(tenant=who.tenant)
     with acting(who):
         yield
 

@@ -21,10 +21,10 @@ from gateway.money.budget import Budgets
 from gateway.money.estimate import estimate_of
 from gateway.money.worst import check_priced
 from gateway.settings import GatewaySettings
-from services.common import telemetry
 from services.common.deadlines import Deadline
 from services.common.paid.prices import PriceBook
 from services.common.paid.settings import ModelSettings
+from services.common.telemetry import names
 
 Context = grpc.aio.ServicerContext[Any, Any]
 SURVEY_ID_BYTES = 8
@@ -70,7 +70,7 @@ class SurveyService(pb_grpc.SurveyServiceServicer):
             trace=_traceparent(),
         )
         survey = await self._desk.create(who, new, self._queue_limits(limits))
-        trace.get_current_span().set_attribute(telemetry.SURVEY_ID, survey.survey_id)
+        trace.get_current_span().set_attribute(names.SURVEY_ID, survey.survey_id)
         return service_pb.CreateSurveyResponse(survey=survey)
 
     async def GetSurvey(self, request: service_pb.GetSurveyRequest, context: Context) -> service_pb.GetSurveyResponse:

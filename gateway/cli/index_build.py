@@ -9,8 +9,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from gateway.cli.index_embedding import PassingVectors
 from gateway.cli.report import tell
-from services.common.role import configure_logging
 from services.common.settings import SharedSettings, load
+from services.common.telemetry.logs import configure_logging
 from services.retrieval.index_build import BuildProgress, BuildReport, build
 from services.retrieval.index_schema import FILE_NAME
 from services.retrieval.settings import RetrievalSettings
@@ -24,7 +24,7 @@ async def run(files: Sequence[Path], *, is_anew: bool) -> int:
         PaperRouteError: a file or the index cannot be used; the index is as it was.
     """
     shared = load(SharedSettings)
-    configure_logging(shared.log_level)
+    configure_logging(shared)
     path = load(RetrievalSettings).index_path or shared.data_dir / FILE_NAME
     try:
         async with PassingVectors() as vectors:

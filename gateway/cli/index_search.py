@@ -20,8 +20,8 @@ from services.common.categories import CATEGORIES
 from services.common.errors import InvalidRequest, Violation
 from services.common.markdown import plain
 from services.common.papers import Paper
-from services.common.role import configure_logging
 from services.common.settings import SharedSettings, load
+from services.common.telemetry.logs import configure_logging
 from services.retrieval.index_file import IndexFile, IndexLimits
 from services.retrieval.index_schema import FILE_NAME
 from services.retrieval.index_source import IndexAnswer, IndexQuery, IndexSource
@@ -141,7 +141,7 @@ async def _source() -> AsyncIterator[IndexSource]:
 
 def _path() -> Path:
     shared = load(SharedSettings)
-    configure_logging(shared.log_level)
+    configure_logging(shared)
     return load(RetrievalSettings).index_path or shared.data_dir / FILE_NAME
 
 

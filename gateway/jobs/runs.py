@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
-from opentelemetry import propagate
 from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import survey_service_pb2 as service_pb
 
@@ -26,9 +25,10 @@ from gateway.pipeline.ports import EventOf, Ports
 from gateway.pipeline.run import Run
 from gateway.pipeline.stage_run import StageFailed
 from gateway.services import Services
-from services.common import telemetry
 from services.common.database import Database, clock_s
 from services.common.deadlines import Deadline
+from services.common.telemetry import names
+from services.common.telemetry.spans import context_of, set_usage, span
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -211,21 +211,20 @@ class Runs:
 
 async def _traced(job: Job, run: Run) -> pb.SurveyState.ValueType:
     """Run the pipeline in the trace of the request that made the survey; return its last state."""
-    parent = propagate.extract({"traceparent": job.trace}) if job.trace else None
     attributes: Mapping[str, str | int] = {
-        telemetry.SURVEY_ID: job.survey_id,
-        telemetry.TENANT: job.tenant,
-        telemetry.ATTEMPT: job.attempt,
+        names.SURVEY_ID: job.survey_id,
+        names.TENANT: job.tenant,
+        names.ATTEMPT: job.attempt,
     }
     draft = run.draft
-    with telemetry.span("survey.run", context=parent, attributes=attributes) as span:
+    with span(names.SURVEY_RUN, context=context_of(job.trace), attributes=attributes) as current:
         try:
             return await run_pipeline(run)
         except StageFailed:
             return pb.SURVEY_STATE_FAILED
         finally:
-            span.set_attribute(telemetry.PAPER_COUNT, len(draft.search.papers) if draft.search else 0)
-            telemetry.set_usage(span, usage_of(draft))
+            current.set_attribute(names.PAPER_COUNT, len(draft.search.papers) if draft.search else 0)
+            set_usage(current, usage_of(draft))
 
 
 def _begun(connection: "Connection", survey_id: str, run: int, owner: str) -> tuple[Job, int] | None:

@@ -16,8 +16,8 @@ import grpc
 
 from services.common.deadlines import Deadline
 from services.common.errors import Overloaded, reason_in, retry_after_in
-from services.common.metrics import summaries_pending
 from services.common.places import Places
+from services.common.telemetry.metrics import summaries_pending
 
 Response = TypeVar("Response")
 

@@ -13,8 +13,9 @@ from gateway.document.assemble import total_usage
 from gateway.document.draft import Draft, Part, PartKind
 from gateway.document.stages import name_of
 from gateway.pipeline.ports import Ports
-from services.common import telemetry
 from services.common.papers import timestamp_of
+from services.common.telemetry import names
+from services.common.telemetry.spans import set_usage, span
 
 
 class StageBroke(Exception):
@@ -74,8 +75,8 @@ async def stage_run(stage: pb.Stage.ValueType, draft: Draft, ports: Ports) -> As
     run = StageRun(report=report, ports=ports)
     started = service_pb.StageStarted(stage=stage, attempt=report.attempt)
     ports.emit(service_pb.WatchSurveyResponse(stage_started=started), _part(report))
-    with telemetry.span(f"survey.{name_of(stage)}") as span:
-        span.set_attribute(telemetry.STAGE, name_of(stage))
+    with span(f"{names.STAGE_SPAN}{name_of(stage)}") as current:
+        current.set_attribute(names.STAGE, name_of(stage))
         try:
             yield run
         except Exception as error:
@@ -84,9 +85,9 @@ async def stage_run(stage: pb.Stage.ValueType, draft: Draft, ports: Ports) -> As
         else:
             _end(run, pb.STAGE_STATE_DONE)
         finally:
-            telemetry.set_usage(span, report.usage)
-            for name in (telemetry.PAPER_COUNT, telemetry.CACHED_COUNT, telemetry.LOST_COUNT):
-                span.set_attribute(name, getattr(report, name.removeprefix("paperroute.")))
+            set_usage(current, report.usage)
+            for name in (names.PAPER_COUNT, names.CACHED_COUNT, names.LOST_COUNT):
+                current.set_attribute(name, getattr(report, name.removeprefix("paperroute.")))
 
 
 def _begun(stage: pb.Stage.ValueType, draft: Draft) -> pb.StageReport:

@@ -7,7 +7,7 @@ from services.common import migrations
 from services.common.database import Database, database_url
 from services.common.settings import SharedSettings
 
-REVISION = "0001"
+REVISION = "0002"
 """The last of `migrations/versions`."""
 VERSION_TABLE = "gateway_version"
 _NAME = "the gateway's database"

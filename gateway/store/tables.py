@@ -43,6 +43,7 @@ SURVEY = Table(
     Column("live_version", BigInteger, nullable=False, server_default="0"),  # of its rows in survey_live
     Column("head", LargeBinary, nullable=False),  # Survey without texts and papers, as lists show it
     Column("trace", Text, nullable=False, server_default=""),  # traceparent of the request that made it
+    Column("run_trace", Text, nullable=False, server_default=""),  # traceparent of its last run
     UniqueConstraint("tenant", "request_id", name="survey_request"),
 )
 Index("survey_list", SURVEY.c.tenant, SURVEY.c.number)
@@ -98,14 +99,17 @@ USAGE = Table(  # what a survey's stage took of a model
     Column("tenant", String(63), nullable=False),
     Column("created_at", Double, nullable=False),  # the survey's
     Column("day", String(10), nullable=False),  # of created_at, UTC: "2026-11-21"
-    Column("call_count", BigInteger, nullable=False),
+    Column("call_count", BigInteger, nullable=False),  # calls that the survey paid for, and their tokens
     Column("input_tokens", BigInteger, nullable=False),
     Column("cached_input_tokens", BigInteger, nullable=False),
     Column("cache_write_tokens", BigInteger, nullable=False),
     Column("output_tokens", BigInteger, nullable=False),
     Column("reasoning_tokens", BigInteger, nullable=False),
     Column("cost_nano_usd", BigInteger),  # NULL: the price is unknown
-    Column("avoided_cost_nano_usd", BigInteger, nullable=False),
+    Column("served_call_count", BigInteger, nullable=False, server_default="0"),  # calls that the ledger answered
+    Column("served_input_tokens", BigInteger, nullable=False, server_default="0"),
+    Column("served_output_tokens", BigInteger, nullable=False, server_default="0"),
+    Column("avoided_cost_nano_usd", BigInteger, nullable=False),  # of those
     Column("paper_count", Integer, nullable=False),  # papers the stage worked on
 )
 Index("usage_tenant", USAGE.c.tenant, USAGE.c.created_at)

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from services.common.addresses import is_loopback_target
 from services.common.guards import SERVICE_TOKEN_KEY
 from services.common.settings import PREFIX, ClientSettings, SettingsError
-from services.common.telemetry import StreamClientTracing, UnaryClientTracing
+from services.common.telemetry.propagation import StreamClientTracing, UnaryClientTracing
 from services.common.tls import client_credentials
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024

@@ -1,23 +1,20 @@
 """What `paperroute serve ROLE` does for every role: settings, logs, traces, a server, and an orderly end."""
 
-import logging
-import sys
 from collections.abc import Callable
 from typing import TypeVar
 
 from pydantic_settings import BaseSettings
 
-from services.common import telemetry
 from services.common.server import UNPROTECTED, Protection, RoleServer
-from services.common.settings import SettingsError, SharedSettings, load
+from services.common.settings import SharedSettings, load
+from services.common.telemetry.export import configure
+from services.common.telemetry.logs import configure_logging
 
 Settings = TypeVar("Settings", bound=BaseSettings)
 Mount = Callable[[RoleServer, Settings, SharedSettings], None]
 """Makes a service's objects and adds them to a server that is bound but not started."""
 ProtectionOf = Callable[[Settings, SharedSettings], Protection]
 """Returns what keeps strangers from a role's services."""
-
-LEVELS = ("debug", "info", "warning", "error")
 
 
 def service_protection(_settings: BaseSettings, shared: SharedSettings) -> Protection:
@@ -40,8 +37,8 @@ async def serve_role(
     """
     shared = load(SharedSettings)
     settings = load(kind)
-    configure_logging(shared.log_level)
-    flush = telemetry.configure(role, shared.otlp_endpoint)
+    configure_logging(shared)
+    flush = configure(role, shared)
     host = RoleServer(listen_of(settings), protection_of(settings, shared))
     mount(host, settings, shared)
     try:
@@ -54,16 +51,3 @@ def listen_of(settings: BaseSettings) -> str:
     """Return the address a role's settings name; every role has one."""
     listen: str = settings.listen  # type: ignore[attr-defined] # each role's class declares it, with its own port
     return listen
-
-
-def configure_logging(level: str) -> None:
-    """Send log records of `level` and above to stderr, one line each.
-
-    Raises:
-        SettingsError: there is no such level.
-    """
-    if level not in LEVELS:
-        raise SettingsError([f"PAPERROUTE_LOG_LEVEL={level!r}: one of {', '.join(LEVELS)}"])
-    logging.basicConfig(
-        level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
-    )

@@ -19,7 +19,7 @@ from services.common.channel import MAX_MESSAGE_BYTES
 from services.common.error_interceptor import ErrorInterceptor
 from services.common.guards import Guard, Guards, service_guard
 from services.common.settings import PREFIX, SettingsError
-from services.common.telemetry import ServerTracing
+from services.common.telemetry.propagation import ServerTracing
 from services.common.tls import ServerTls
 
 logger = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import platformdirs
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
@@ -49,8 +49,14 @@ class SharedSettings(BaseSettings):
     """PostgreSQL for what replicas share, "postgresql://user:password@host/name"; empty keeps it in files."""
     log_level: str = "warning"
     """debug, info, warning or error."""
+    log_format: Literal["text", "json"] = "text"
+    """json writes one object a line, with the ids of trace and span."""
     otlp_endpoint: str = ""
-    """host:port of an OTLP gRPC receiver for traces; empty sends none and does not import the SDK."""
+    """host:port of an OTLP gRPC receiver for traces and metrics; empty sends none and does not import the SDK."""
+    metrics_listen: str = ""
+    """host:port at which a Prometheus may scrape the metrics of this process; empty for none."""
+    trace_content: bool = False
+    """Whether spans of model calls hold prompts and answers: they are then readable wherever traces are."""
     service_token: TokenSecret | None = None
     """What services prove each other that they belong together; the same for all roles. At least 20 characters."""
     allow_insecure_listen: bool = False

@@ -10,7 +10,7 @@ from services.common.deadlines import Deadline
 from services.common.paid.call_messages import call_messages
 from services.common.paid.caller import caller_of
 from services.common.paid.calls import PaidCalls
-from services.common.telemetry import annotate
+from services.common.telemetry.spans import annotate
 from services.embedding import convert
 from services.embedding.encoders import Encoders
 from services.embedding.paper_vectors import PaperVectors

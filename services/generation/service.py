@@ -14,7 +14,7 @@ from services.common.paid.call_messages import call_messages
 from services.common.paid.caller import Priority, caller_of
 from services.common.paid.calls import PaidCalls
 from services.common.paid.settings import ModelSettings
-from services.common.telemetry import annotate
+from services.common.telemetry.spans import annotate
 from services.generation import convert
 from services.generation.capacity import Capacity
 from services.generation.engines import Engines

@@ -7,7 +7,7 @@ import grpc
 from paperroute.v1 import ordering_service_pb2 as pb
 from paperroute.v1 import ordering_service_pb2_grpc as pb_grpc
 
-from services.common.telemetry import annotate
+from services.common.telemetry.spans import annotate
 from services.ordering import convert
 from services.ordering.caller import Caller
 from services.ordering.order import Anneal, order_papers

@@ -10,7 +10,7 @@ import grpc
 from paperroute.v1 import retrieval_service_pb2 as pb
 from paperroute.v1 import retrieval_service_pb2_grpc as pb_grpc
 
-from services.common.telemetry import annotate
+from services.common.telemetry.spans import annotate
 from services.retrieval import convert
 from services.retrieval.search import SearchOutcome, search_papers
 from services.retrieval.sources import Source, SourceName

@@ -14,9 +14,9 @@ from paperroute.v1 import survey_pb2
 from paperroute.v1 import survey_service_pb2 as pb
 from paperroute.v1 import survey_service_pb2_grpc as pb_grpc
 
-from services.common import telemetry
 from services.common.channel import open_channel
 from services.common.server import RoleServer
+from services.common.telemetry.spans import span
 
 
 class Worker(pb_grpc.SurveyServiceServicer):
@@ -91,14 +91,14 @@ async def test_only_what_is_free_to_repeat_is_tried_again(method: str, calls: in
 def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     exporter, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(telemetry, "_tracer", provider.get_tracer("test"))
+    monkeypatch.setattr("services.common.telemetry.spans._tracer", provider.get_tracer("test"))
     return exporter
 
 
 async def test_a_trace_goes_on_in_the_service_that_is_called(spans: InMemorySpanExporter, tmp_path: Path):
     host = await started(Worker("a"))
     async with open_channel(host.address) as channel:
-        with telemetry.span("caller") as caller:
+        with span("caller") as caller:
             await pb_grpc.SurveyServiceStub(channel).GetSurvey(pb.GetSurveyRequest(), timeout=10)
     await host.stop(0)
 

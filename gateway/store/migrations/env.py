@@ -2,7 +2,11 @@
 
 from alembic import context
 
+from gateway.store.views import create_views, drop_views
+
 _given = context.config.attributes
 context.configure(connection=_given["connection"], version_table=_given["version_table"])
 with context.begin_transaction():
+    drop_views(_given["connection"])  # a table that a view reads cannot be changed everywhere
     context.run_migrations()
+    create_views(_given["connection"])

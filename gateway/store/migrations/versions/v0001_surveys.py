@@ -3,8 +3,6 @@
 import sqlalchemy as sa
 from alembic import op
 
-from gateway.store.usage_view import create_views
-
 revision = "0001"
 down_revision = None
 branch_labels = None
@@ -12,14 +10,13 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the tables, and the views that others may read."""
+    """Make the tables."""
     _make_survey()
     _make_rows_of_surveys()
     _make_usage()
     _make_tenants()
     _make_tokens()
     _make_audit()
-    create_views(op.get_bind())
 
 
 def _number() -> sa.types.TypeEngine[int]:

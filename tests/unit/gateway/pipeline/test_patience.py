@@ -20,8 +20,8 @@ from gateway.pipeline.patience import Patience
 from services.common.channel import open_channel
 from services.common.deadlines import Deadline
 from services.common.errors import InvalidRequest, Violation, reason_in
-from services.common.metrics import summaries_pending
 from services.common.server import RoleServer
+from services.common.telemetry.metrics import summaries_pending
 from services.generation.capacity import Capacity
 
 MOST_EACH = 160

@@ -11,7 +11,8 @@ ROW = {
     "survey_id": "s1", "stage": pb.STAGE_SUMMARIZE, "model": "openai:m", "tenant": "search", "day": "2026-09-21",
     "created_at": 1_790_000_000.0, "call_count": 3, "input_tokens": 100, "cached_input_tokens": 10,
     "cache_write_tokens": 0, "output_tokens": 20, "reasoning_tokens": 5, "cost_nano_usd": 1_500_000,
-    "avoided_cost_nano_usd": 0, "paper_count": 3,
+    "avoided_cost_nano_usd": 0, "paper_count": 3, "served_call_count": 1, "served_input_tokens": 7,
+    "served_output_tokens": 2,
 }  # fmt: skip
 
 

@@ -1,0 +1,16 @@
+"""What the ledger served apart from what was paid for, and the trace of a survey's last run."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Add the columns; what was served before is part of the other counts."""
+    for name in ("served_call_count", "served_input_tokens", "served_output_tokens"):
+        op.add_column("usage", sa.Column(name, sa.BigInteger, nullable=False, server_default="0"))
+    op.add_column("survey", sa.Column("run_trace", sa.Text, nullable=False, server_default=""))
