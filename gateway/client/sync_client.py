@@ -1,0 +1,129 @@
+"""The client for programs without an event loop: the other one, on a loop in a thread of its own."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from paperroute.v1 import survey_pb2 as pb
+from paperroute.v1 import survey_service_pb2 as service_pb
+from paperroute.v1 import usage_service_pb2 as usage_pb
+
+from gateway.client.async_client import ADDRESS, AsyncPaperRouteClient
+from services.common.settings import ClientSettings
+
+T = TypeVar("T")
+
+
+class PaperRouteClient:
+    """A gateway, asked from any thread. Used with `with`, or closed with `close`.
+
+    Methods, arguments and errors are those of `AsyncPaperRouteClient`.
+    """
+
+    def __init__(self, address: str = ADDRESS, settings: ClientSettings | None = None) -> None:
+        """Name a gateway; it is reached with the first call. See `AsyncPaperRouteClient`."""
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="paperroute-client", daemon=True)
+        self._thread.start()
+        try:
+            self._client = self._run(self._opened(address, settings))
+        except BaseException:
+            self._end()
+            raise
+
+    def __enter__(self) -> Self:
+        """Return the client."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the channel and end the thread; closing twice does nothing."""
+        if self._thread.is_alive():
+            self._run(self._client.close())
+            self._end()
+
+    def estimate_survey(self, question: str | pb.SurveySpec, **options: Any) -> service_pb.EstimateSurveyResponse:
+        """Return what a survey is expected to cost."""
+        return self._run(self._client.estimate_survey(question, **options))
+
+    def create_survey(
+        self,
+        question: str | pb.SurveySpec,
+        *,
+        labels: Mapping[str, str] | None = None,
+        request_id: str = "",
+        **options: Any,
+    ) -> pb.Survey:
+        """Start a survey and return it at once."""
+        return self._run(self._client.create_survey(question, labels=labels, request_id=request_id, **options))
+
+    def get_survey(self, survey_id: str) -> pb.Survey:
+        """Return a survey as it is now."""
+        return self._run(self._client.get_survey(survey_id))
+
+    def list_surveys(self, **filters: Any) -> Iterator[pb.Survey]:
+        """Yield surveys without their texts, newest first."""
+        return self._each(self._client.list_surveys(**filters))
+
+    def watch_survey(self, survey_id: str, after_number: int = 0) -> Iterator[service_pb.WatchSurveyResponse]:
+        """Yield a survey's events until it has ended, each once, also over connections that break."""
+        return self._each(self._client.watch_survey(survey_id, after_number))
+
+    def cancel_survey(self, survey_id: str) -> pb.Survey:
+        """Stop a survey and return it with what was finished."""
+        return self._run(self._client.cancel_survey(survey_id))
+
+    def resume_survey(self, survey_id: str) -> pb.Survey:
+        """Go on with a survey that failed, was cancelled or ran out of time."""
+        return self._run(self._client.resume_survey(survey_id))
+
+    def rewrite_section(self, survey_id: str, chapter: int, section: int, model: str = "") -> pb.Survey:
+        """Write one section again, with another model if one is named, and return the survey."""
+        return self._run(self._client.rewrite_section(survey_id, chapter, section, model))
+
+    def delete_survey(self, survey_id: str) -> int:
+        """Remove a survey; return how many recorded answers went with it."""
+        return self._run(self._client.delete_survey(survey_id))
+
+    def query_usage(self, **query: Any) -> usage_pb.QueryUsageResponse:
+        """Return what surveys took and cost."""
+        return self._run(self._client.query_usage(**query))
+
+    async def _opened(self, address: str, settings: ClientSettings | None) -> AsyncPaperRouteClient:
+        return AsyncPaperRouteClient(address, settings)  # on the loop that will use its channel
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        running = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return running.result()
+        except BaseException:  # Ctrl-C while it waits, among others
+            running.cancel()
+            raise
+
+    def _each(self, items: AsyncIterator[T]) -> Iterator[T]:
+        try:
+            while (item := self._run(_next(items))) is not None:
+                yield item
+        finally:
+            if self._thread.is_alive():
+                self._run(_closed(items))
+
+    def _end(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+async def _next(items: AsyncIterator[T]) -> T | None:
+    return await anext(items, None)
+
+
+async def _closed(items: Any) -> None:  # Any: an async generator, which its type does not say
+    await items.aclose()
