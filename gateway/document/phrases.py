@@ -29,6 +29,13 @@ class Phrases:
     stood_in_here: str
     not_borne_out: str
     sources: Mapping[str, str]
+    contents: str
+    map_heading: str
+    flagged: str
+    costs: str
+    coverage: str
+    cost_columns: tuple[str, ...]
+    total: str
 
 
 ENGLISH = Phrases(
@@ -56,6 +63,13 @@ ENGLISH = Phrases(
         "SOURCE_INDEX": "the local arXiv index",
         "SOURCE_STORE": "papers of earlier surveys",
     },
+    contents="Contents",
+    map_heading="Route map",
+    flagged="Sentences that their citations may not bear out: {count}",
+    costs="Coverage and cost",
+    coverage="{kept} papers kept: {cited} cited, {listed} listed, {dropped} dropped. Sentences flagged: {flagged}.",
+    cost_columns=("Stage", "Time", "Models", "Calls", "Tokens in", "Tokens out", "Cost"),
+    total="Total",
 )
 
 JAPANESE = Phrases(
@@ -83,6 +97,13 @@ JAPANESE = Phrases(
         "SOURCE_INDEX": "手元の arXiv 索引",
         "SOURCE_STORE": "過去のサーベイの論文",
     },
+    contents="目次",
+    map_heading="経路図",
+    flagged="引用で裏づけられていない可能性のある文: {count}",
+    costs="網羅と費用",
+    coverage="採用 {kept} 本: 引用 {cited}、一覧のみ {listed}、除外 {dropped}。印の付いた文: {flagged}。",
+    cost_columns=("段階", "時間", "モデル", "呼び出し", "入力トークン", "出力トークン", "費用"),
+    total="合計",
 )
 
 _BY_LANGUAGE = {phrases.language: phrases for phrases in (ENGLISH, JAPANESE)}
