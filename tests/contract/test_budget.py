@@ -88,6 +88,7 @@ MAY_FAIL_WITH = {
     grpc.StatusCode.RESOURCE_EXHAUSTED,  # no money for vectors
     grpc.StatusCode.UNAVAILABLE,  # no vectors
     grpc.StatusCode.FAILED_PRECONDITION,  # a plan in no form
+    grpc.StatusCode.DEADLINE_EXCEEDED,  # what was sent by then is paid for all the same
 }
 TIMEOUT_S = 0.15
 """Of a provider; what stalls is given up after it."""
