@@ -168,6 +168,22 @@ def up() -> None:
 
 
 @cli.command()
+@click.option("--gateway", default="", metavar="HOST:PORT", help="Ask a running gateway, with the token that is set.")
+@click.option("--json", "is_json", is_flag=True, help="One JSON object a line, for programs.")
+@click.option("--offline", "is_offline", is_flag=True, help="Do not ask arXiv.")
+def doctor(gateway: str, *, is_json: bool, is_offline: bool) -> None:
+    """Look at settings, stores, services, keys and arXiv, and say what to do.
+
+    Keys are looked for, never shown or tried.
+
+    Exit status: 0 nothing is broken, 1 something is.
+    """
+    from gateway.cli.doctor.run import run
+
+    run_and_exit(run(gateway, is_json=is_json, is_offline=is_offline))
+
+
+@cli.command()
 def version() -> None:
     """Print the version."""
     click.echo(f"paperroute {installed_version('paperroute')}")

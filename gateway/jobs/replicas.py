@@ -181,7 +181,8 @@ class FileLocks(ReplicaLocks):
     async def _take(self) -> bool:
         self._close_file()
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (self._folder.parent, self._folder):  # parents are made for everybody to read
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._file = _locked(self._path(self.owner))
             self._remove_dead()
         except OSError as error:

@@ -1,0 +1,1 @@
+"""`paperroute doctor`: looks at everything a survey needs, and says what to do about what is missing."""
