@@ -14,7 +14,7 @@ from paperroute.v1 import survey_service_pb2_grpc, usage_service_pb2_grpc
 from paperroute.v1 import usage_service_pb2 as usage_pb
 
 from gateway.client.errors import RequestFailed
-from gateway.client.explained import explained
+from gateway.client.explained import Caller, explained
 from gateway.client.texts import SeenTexts
 from services.common.channel import open_channel
 from services.common.settings import ClientSettings, load
@@ -40,32 +40,38 @@ class AsyncPaperRouteClient:
     """
 
     def __init__(
-        self, address: str = ADDRESS, settings: ClientSettings | None = None, *, channel: grpc.aio.Channel | None = None
+        self,
+        address: str = ADDRESS,
+        settings: ClientSettings | None = None,
+        *,
+        channel: grpc.aio.Channel | None = None,
+        token: str = "",
     ) -> None:
         """Name a gateway; it is reached with the first call.
 
         Args:
             address: "host:port".
             settings: token and certificates; None takes those of the environment, PAPERROUTE_TOKEN and so on.
-            channel: one that is open, whose owner closes it; the settings are then its own.
+            channel: one that is open, whose owner closes it; the settings are then of no use.
+            token: shown over that channel, which several clients with tokens of their own may share.
 
         Raises:
             SettingsError: they cannot be used, or would send the token where others can read it.
         """
         self._is_owned = channel is None
         self._channel = channel or open_channel(address, client=settings or load(ClientSettings))
+        self._caller = Caller(address=address, token=token, timeout_s=TIMEOUT_S)
         surveys = survey_service_pb2_grpc.SurveyServiceStub(self._channel)
-        self.surveys: survey_service_pb2_grpc.SurveyServiceAsyncStub = explained(surveys, address, TIMEOUT_S)
+        self.surveys: survey_service_pb2_grpc.SurveyServiceAsyncStub = explained(surveys, self._caller)
         usage = usage_service_pb2_grpc.UsageServiceStub(self._channel)
-        self.usage: usage_service_pb2_grpc.UsageServiceAsyncStub = explained(usage, address, TIMEOUT_S)
-        self._address = address
+        self.usage: usage_service_pb2_grpc.UsageServiceAsyncStub = explained(usage, self._caller)
 
     @property
     def admin(self) -> "AdminServiceAsyncStub":
         """The stub of AdminService: tenants, tokens, the audit."""
         from paperroute.v1 import admin_service_pb2_grpc
 
-        return explained(admin_service_pb2_grpc.AdminServiceStub(self._channel), self._address, TIMEOUT_S)
+        return explained(admin_service_pb2_grpc.AdminServiceStub(self._channel), self._caller)
 
     async def __aenter__(self) -> Self:
         """Return the client."""
