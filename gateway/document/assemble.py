@@ -14,6 +14,18 @@ from services.common.citations import Reference, Rendered, render
 from services.common.markdown import escape
 from services.common.papers import Paper, moment_of, paper_of, timestamp_of
 
+PAID_COUNTS = (
+    "call_count",
+    "input_tokens",
+    "cached_input_tokens",
+    "cache_write_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+)
+"""Fields of a ModelUsage that count what a survey paid for, its cost aside."""
+SERVED_COUNTS = ("served_call_count", "served_input_tokens", "served_output_tokens", "avoided_cost_nano_usd")
+"""Fields of a ModelUsage that count what the ledger answered instead."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KeyedPapers:
@@ -135,10 +147,8 @@ def usage_of(draft: Draft) -> list[usage_pb2.ModelUsage]:
 
 
 def _add(total: usage_pb2.ModelUsage, usage: usage_pb2.ModelUsage) -> None:
-    for name in ("call_count", "input_tokens", "cached_input_tokens", "cache_write_tokens", "output_tokens"):
+    for name in (*PAID_COUNTS, *SERVED_COUNTS):
         setattr(total, name, getattr(total, name) + getattr(usage, name))
-    total.reasoning_tokens += usage.reasoning_tokens
-    total.avoided_cost_nano_usd += usage.avoided_cost_nano_usd
     if total.HasField("cost_nano_usd") and usage.HasField("cost_nano_usd"):
         total.cost_nano_usd += usage.cost_nano_usd
     else:

@@ -26,8 +26,13 @@ def html_of(survey: pb.Survey) -> str:
     return environment().get_template("survey.html").render(**parts, style=Markup(style))  # noqa: S704  # a file of ours
 
 
-def body_parts(survey: pb.Survey) -> dict[str, Any]:
-    """Return what the template `survey_body.html` shows of a survey."""
+def body_parts(survey: pb.Survey, *, has_map_style: bool = True) -> dict[str, Any]:
+    """Return what the template `survey_body.html` shows of a survey.
+
+    Args:
+        survey: finished or not.
+        has_map_style: whether the map brings its style along; a page that may not hold styles links to it.
+    """
     from markupsafe import Markup
 
     phrases = phrases_of(survey.spec.language)
@@ -38,7 +43,7 @@ def body_parts(survey: pb.Survey) -> dict[str, Any]:
         "is_single": survey.spec.writer == pb.WRITER_SINGLE,
         "chapters": survey.chapters,
         "remarks": lambda section: remarks_of(section, phrases),
-        "map": Markup(svg_of(survey)) if has_route else "",  # noqa: S704  # written as XML, its texts escaped
+        "map": Markup(svg_of(survey, has_style=has_map_style)) if has_route else "",  # noqa: S704  # written as XML, its texts escaped
         "references": [_reference(paper) for paper in survey.papers] if has_route else [],
         "coverage": _coverage(survey.coverage, phrases),
         "costs": [_cost_row(name_of(stage.stage), stage.duration_ms, stage.usage) for stage in survey.stages],

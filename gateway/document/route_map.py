@@ -28,17 +28,22 @@ SHAPES = (
     "M-.6,-1.05H.6L1.2,0L.6,1.05H-.6L-1.2,0Z",  # hexagon
 )
 STYLE = """
-svg{background:#fff;color:#1b1b1b;font:14px system-ui,sans-serif}
+svg.map{background:#fff;color:#1b1b1b;font:14px system-ui,sans-serif}
 .route{fill:none;stroke:currentColor;stroke-opacity:.35;stroke-width:1.5}
 .paper path,.key path{stroke:#fff;stroke-width:.15}
 .end{fill:currentColor;font-weight:600} .key text{fill:currentColor}
 a:focus path,a:hover path{stroke:currentColor;stroke-width:.35}
-@media(prefers-color-scheme:dark){svg{background:#16181c;color:#e8e8e8} .paper path,.key path{stroke:#16181c}}
+@media(prefers-color-scheme:dark){svg.map{background:#16181c;color:#e8e8e8} .paper path,.key path{stroke:#16181c}}
 """
 
 
-def svg_of(survey: pb.Survey) -> str:
-    """Return the map of a survey whose papers are ordered; of one without a route, a picture that says so."""
+def svg_of(survey: pb.Survey, *, has_style: bool = True) -> str:
+    """Return the map of a survey whose papers are ordered; of one without a route, a picture that says so.
+
+    Args:
+        survey: the survey.
+        has_style: whether it holds `STYLE` itself, as a file of its own must.
+    """
     papers = [paper for paper in survey.papers if paper.key]
     phrases = phrases_of(survey.spec.language)
     root = Element("svg", xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img")
@@ -49,7 +54,9 @@ def svg_of(survey: pb.Survey) -> str:
     SubElement(root, "desc", id="description").text = phrases.map_description.format(
         paper_count=len(papers), chapter_count=len(survey.chapters), chapters=chapter_titles
     )
-    SubElement(root, "style").text = STYLE
+    root.set("class", "map")
+    if has_style:
+        SubElement(root, "style").text = STYLE
     if papers:
         _draw_route(root, papers)
         _draw_legend(root, survey.chapters)
