@@ -7,7 +7,7 @@ Q ?= What are the recent technical trends around LoRA for image generation?
 # Neither the demo nor a test may ever reach a paid model, whatever the shell that starts them holds.
 CLEAN_ENV := env -u OPENAI_API_KEY -u ANTHROPIC_API_KEY -u GEMINI_API_KEY -u GOOGLE_API_KEY
 
-.PHONY: bench-gateway bench-governor bench-ordering bench-recall bench-retrieval chaos demo test check generate lock clean
+.PHONY: bench-gateway bench-governor bench-ordering bench-recall bench-retrieval bench-telemetry chaos demo test check generate lock clean
 
 # Installs again when the lock, the package or a contract changed.
 $(VENV)/.ready: requirements.lock pyproject.toml hatch_build.py $(wildcard protos/paperroute/v1/*.proto)
@@ -42,6 +42,9 @@ bench-governor: $(VENV)/.ready
 
 bench-gateway: $(VENV)/.ready
 	$(CLEAN_ENV) PYTHONPATH=tests $(BIN)/python tests/bench/bench_gateway.py
+
+bench-telemetry: $(VENV)/.ready
+	$(CLEAN_ENV) PYTHONPATH=tests $(BIN)/python tests/bench/bench_telemetry.py
 
 bench-recall: $(VENV)/.ready
 	$(CLEAN_ENV) PYTHONPATH=tests $(BIN)/python tests/bench/bench_recall.py

@@ -8,8 +8,10 @@ from gateway.access.access import access_of, protection_of
 from gateway.api.admin_service import AdminService
 from gateway.api.survey_service import SurveyService
 from gateway.api.usage_service import UsageService
+from gateway.console.mounting import mount_console
 from gateway.jobs.desk import Desk
 from gateway.jobs.durable import Durable
+from gateway.jobs.gauges import Gauges
 from gateway.jobs.replicas import replica_locks
 from gateway.jobs.runs import Runs
 from gateway.jobs.turns import TurnLimits, Turns
@@ -36,10 +38,11 @@ def mount(host: RoleServer, settings: GatewaySettings, shared: SharedSettings) -
     """Add the public services to a server, with channels to the services of the settings.
 
     Raises:
-        SettingsError: prices or models of the settings cannot be used.
+        SettingsError: prices, models or the console's address in the settings cannot be used.
     """
     prices, models = PriceBook(load(PaidSettings).prices), load(ModelSettings)
     host.opening(lambda: _open(host, settings, shared, prices, models))
+    mount_console(host, settings, shared)
 
 
 async def _open(
@@ -53,6 +56,7 @@ async def _open(
     hub = WatchHub(database)
     writer = SurveyWriter(database, hub)
     locks = replica_locks(shared)
+    upkeep = Upkeep(database, services, retention_days=settings.retention_days)
     runs = Runs(
         database=database,
         writer=writer,
@@ -65,14 +69,16 @@ async def _open(
         max_interruptions=settings.max_interruptions,
         owner=await locks.acquire(),
         changed=hub.changed,
+        settle_soon=upkeep.settle_soon,
     )
     durable = Durable(shared, runs.run, runs.owner)
     turns = Turns(database, durable, locks, _turn_limits(settings), runs=runs, changed=hub.changed)
-    upkeep = Upkeep(database, services, retention_days=settings.retention_days)
+    gauges = Gauges(database)
     desk = Desk(database=database, hub=hub, turns=turns, runs=runs, durable=durable, upkeep=upkeep)
 
     async def close() -> None:
         """Stop what runs here, the last one made first; surveys under way are left for others to take over."""
+        await gauges.close()
         await upkeep.close()
         await turns.close()
         await durable.close()
@@ -93,6 +99,8 @@ async def _open(
     await durable.launch()
     await turns.start()
     upkeep.start()
+    if shared.otlp_endpoint or shared.metrics_listen:
+        gauges.start()
 
 
 def _turn_limits(settings: GatewaySettings) -> TurnLimits:

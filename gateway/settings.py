@@ -16,6 +16,11 @@ class GatewaySettings(BaseSettings):
 
     listen: str = "127.0.0.1:50050"
     """host:port of the gRPC listener; port 0 picks a free one."""
+    console_listen: str = Field(default="", pattern=r"^(\S+:\d{1,5})?$")
+    """host:port of the console, for browsers, with the certificate and the tokens of the gateway; port 0 picks a free
+    one. Empty serves none, but for `paperroute up`, which then serves it at 127.0.0.1:50080."""
+    console_hosts: str = ""
+    """Names by which browsers reach the console, separated by commas, besides the host it listens on."""
     auth: Literal["off", "tokens"] = "off"
     """tokens: each request needs one, which says whose tenant it acts for. off: everybody is the tenant "default"."""
     admin_token: TokenSecret | None = None

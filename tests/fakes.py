@@ -75,6 +75,7 @@ class Fakes(
     requests: dict[str, list[Any]] = field(default_factory=dict)
     section_fields: dict[str, Any] = field(default_factory=dict)
     """Further fields of every section."""
+    section_usage: usage_pb2.ModelUsage = field(default_factory=usage)
     recorded: list[usage_pb2.RecordedCall] = field(default_factory=list)
     """What the ledger of generation holds."""
 
@@ -154,7 +155,7 @@ class Fakes(
         title = f"Section {request.chapter_number}.{request.section_number}"
         yield generation_pb.WriteSectionResponse(
             finished=generation_pb.SectionText(
-                title=title, text=text, model=MODEL, usage=[usage()], **self.section_fields
+                title=title, text=text, model=MODEL, usage=[self.section_usage], **self.section_fields
             )
         )
 

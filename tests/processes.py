@@ -46,16 +46,21 @@ class Cluster:
     A process goes by the name of its role; further gateways are "gateway-2", "gateway-3".
     """
 
-    def __init__(self, data_dir: Path, extra: Mapping[str, str], *, gateways: int = 1) -> None:
+    def __init__(
+        self, data_dir: Path, extra: Mapping[str, str], *, gateways: int = 1, has_metrics: bool = False
+    ) -> None:
         """Name the processes; none is started yet.
 
         Args:
             data_dir: of all of them; their logs are there too.
             extra: variables of all of them, such as PAPERROUTE_DATABASE_URL.
             gateways: how many gateways there are.
+            has_metrics: whether each can be scraped, at its address in `metrics`.
         """
         names = [*ROLES, *(f"gateway-{number}" for number in range(2, gateways + 1))]
-        self.addresses = {name: f"127.0.0.1:{port}" for name, port in zip(names, free_ports(len(names)), strict=True)}
+        listening = [f"127.0.0.1:{port}" for port in free_ports(2 * len(names))]
+        self.addresses = dict(zip(names, listening[: len(names)], strict=True))
+        self.metrics = dict(zip(names, listening[len(names) :], strict=True)) if has_metrics else {}
         self._data_dir = data_dir
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PAPERROUTE_")}
         self._environment = {**inherited, **extra, "PAPERROUTE_DATA_DIR": str(data_dir)}
@@ -71,6 +76,8 @@ class Cluster:
         for name in names:
             role = name.partition("-")[0]
             own = {f"PAPERROUTE_{role.upper()}__LISTEN": self.addresses[name]}
+            if name in self.metrics:
+                own["PAPERROUTE_METRICS_LISTEN"] = self.metrics[name]
             with (self._data_dir / f"{name}.log").open("ab") as log:
                 self._processes[name] = subprocess.Popen(
                     paperroute("serve", role), env={**self._environment, **own}, stdout=log, stderr=log

@@ -78,13 +78,20 @@ class MemoryCalls(PaidCalls):
 
 
 def _answer(call: PaidCall, answered: Reply, *, is_recorded: bool) -> Answer:
-    usage = Usage(
+    tokens = answered.tokens
+    served = Usage(
         model=call.model,
-        input_tokens=answered.tokens.input_tokens,
-        output_tokens=answered.tokens.output_tokens,
-        cost_nano_usd=0 if is_recorded else PRICE,
-        avoided_cost_nano_usd=PRICE if is_recorded else 0,
+        call_count=0,
+        cost_nano_usd=0,
+        avoided_cost_nano_usd=PRICE,
+        served_call_count=1,
+        served_input_tokens=tokens.input_tokens,
+        served_output_tokens=tokens.output_tokens,
     )
+    paid = Usage(
+        model=call.model, input_tokens=tokens.input_tokens, output_tokens=tokens.output_tokens, cost_nano_usd=PRICE
+    )
+    usage = served if is_recorded else paid
     return Answer(body=answered.body, outcome=answered.outcome, usage=usage, is_recorded=is_recorded)
 
 

@@ -167,7 +167,7 @@ class Gateways:
     async def cancelled(self, survey_id: str) -> bool:
         from gateway.store import surveys
 
-        return await self.database.run(lambda connection: surveys.cancel(connection, survey_id))
+        return await self.database.run(lambda connection: surveys.cancel(connection, survey_id)) is not None
 
     async def events(self, survey_id: str) -> list[service_pb.WatchSurveyResponse]:
         """Return the numbered events of a survey."""

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import grpc
-from opentelemetry import propagate, trace
 from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import survey_service_pb2 as service_pb
 from paperroute.v1 import survey_service_pb2_grpc as pb_grpc
@@ -24,7 +23,7 @@ from gateway.settings import GatewaySettings
 from services.common.deadlines import Deadline
 from services.common.paid.prices import PriceBook
 from services.common.paid.settings import ModelSettings
-from services.common.telemetry import names
+from services.common.telemetry.spans import annotate, traceparent
 
 Context = grpc.aio.ServicerContext[Any, Any]
 SURVEY_ID_BYTES = 8
@@ -67,10 +66,10 @@ class SurveyService(pb_grpc.SurveyServiceServicer):
             tenant=who.tenant,
             request=request,
             spec=spec,
-            trace=_traceparent(),
+            trace=traceparent(),
         )
         survey = await self._desk.create(who, new, self._queue_limits(limits))
-        trace.get_current_span().set_attribute(names.SURVEY_ID, survey.survey_id)
+        annotate(survey_id=survey.survey_id)
         return service_pb.CreateSurveyResponse(survey=survey)
 
     async def GetSurvey(self, request: service_pb.GetSurveyRequest, context: Context) -> service_pb.GetSurveyResponse:
@@ -97,7 +96,9 @@ class SurveyService(pb_grpc.SurveyServiceServicer):
         self, request: service_pb.CancelSurveyRequest, context: Context
     ) -> service_pb.CancelSurveyResponse:
         """Stop a survey and return what was finished of it."""
-        return service_pb.CancelSurveyResponse(survey=await self._desk.cancel(principal(), request.survey_id))
+        survey = await self._desk.cancel(principal(), request.survey_id)
+        annotate(survey_id=survey.survey_id)
+        return service_pb.CancelSurveyResponse(survey=survey)
 
     async def ResumeSurvey(
         self, request: service_pb.ResumeSurveyRequest, context: Context
@@ -105,7 +106,9 @@ class SurveyService(pb_grpc.SurveyServiceServicer):
         """Give an ended survey another turn."""
         who = principal()
         limits = self._queue_limits(await self._tenants.of(who.tenant))
-        return service_pb.ResumeSurveyResponse(survey=await self._desk.resume(who, request.survey_id, limits))
+        survey = await self._desk.resume(who, request.survey_id, limits)
+        annotate(survey_id=survey.survey_id)
+        return service_pb.ResumeSurveyResponse(survey=survey)
 
     async def RewriteSection(
         self, request: service_pb.RewriteSectionRequest, context: Context
@@ -117,6 +120,7 @@ class SurveyService(pb_grpc.SurveyServiceServicer):
         place = (request.chapter_number, request.section_number)
         deadline = Deadline.of_rpc(context, self._settings.survey_timeout_s)
         survey = await self._desk.rewrite(who, request.survey_id, place, request.model, deadline)
+        annotate(survey_id=survey.survey_id)
         return service_pb.RewriteSectionResponse(survey=survey)
 
     async def DeleteSurvey(
@@ -124,6 +128,7 @@ class SurveyService(pb_grpc.SurveyServiceServicer):
     ) -> service_pb.DeleteSurveyResponse:
         """Remove a survey with its texts."""
         deleted = await self._desk.delete(principal(), request.survey_id)
+        annotate(survey_id=request.survey_id)
         return service_pb.DeleteSurveyResponse(deleted_answer_count=deleted)
 
     async def EstimateSurvey(
@@ -157,9 +162,3 @@ class SurveyService(pb_grpc.SurveyServiceServicer):
             max_queued=limits.max_queued,
             max_queued_overall=self._settings.max_queued_surveys,
         )
-
-
-def _traceparent() -> str:
-    carrier: dict[str, str] = {}
-    propagate.inject(carrier)
-    return carrier.get("traceparent", "")

@@ -26,5 +26,5 @@ async def reached(address: str, *, can_recover: bool = False) -> AsyncIterator[g
         return
     from gateway.embedded import embedded
 
-    async with embedded(can_recover=can_recover) as own, open_channel(own) as channel:
+    async with embedded(can_recover=can_recover) as own, open_channel(own.address) as channel:
         yield channel

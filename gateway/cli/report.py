@@ -87,6 +87,7 @@ def show_stages(survey: pb.Survey) -> None:
         kept = f"{survey.coverage.kept_count}" if survey.coverage.kept_count else ""
         table.add_row("total", f"{max(0, wall_ms) / 1_000:.2f} s", kept, *_spent(survey.usage), style="bold")
         Console(stderr=True, highlight=False).print(table)
+    _show_served(survey.usage)
     if survey.coverage.cited_count:
         coverage = survey.coverage
         tell(
@@ -120,6 +121,18 @@ def _spent(usages: Sequence[usage_pb2.ModelUsage]) -> tuple[str, str, str, str]:
     tokens_in = sum(usage.input_tokens for usage in usages)
     tokens_out = sum(usage.output_tokens for usage in usages)
     return f"{calls:,}", f"{tokens_in:,}", f"{tokens_out:,}", cost_of(usages)
+
+
+def _show_served(usages: Sequence[usage_pb2.ModelUsage]) -> None:
+    paid, served = (sum(getattr(usage, name) for usage in usages) for name in ("call_count", "served_call_count"))
+    if served:
+        saved = shown(sum(usage.avoided_cost_nano_usd for usage in usages))
+        tell(f"{served:,} calls ({served_of(paid, served)}) answered from the ledger: ${saved} saved")
+
+
+def served_of(paid_count: int, served_count: int) -> str:
+    """Return which part of the calls the ledger answered, in percent; empty where it answered none."""
+    return f"{100 * served_count / (paid_count + served_count):.0f} %" if served_count else ""
 
 
 def cost_of(usages: Sequence[usage_pb2.ModelUsage]) -> str:

@@ -29,6 +29,7 @@ TIMEOUT_S = 30
 _LABEL = "label:"
 _FIELDS = {"survey": "survey_id", "label": "label_value"}
 _COUNTS = ("survey_count", "call_count", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens")
+_SERVED = ("served_call_count", "served_input_tokens", "served_output_tokens")
 _OPTIONS = {"group_by": "--by", "label_key": "--by", "created_from": "--from", "created_before": "--to"}
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet takes for the beginning of a formula."""
@@ -120,11 +121,12 @@ def _print(answer: usage_pb.QueryUsageResponse, groups: Sequence[str], form: str
 
 def _print_csv(rows: Sequence[usage_pb.UsageRow], groups: Sequence[str]) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow([*groups, *_COUNTS, "cost_usd", "unpriced_call_count", "avoided_cost_usd"])
+    writer.writerow([*groups, *_COUNTS, "cost_usd", "unpriced_call_count", "avoided_cost_usd", *_SERVED])
     for row in rows:
         names = [_defused(_group(row, name)) for name in groups]
         costs = [f"{usd_of(row.cost_nano_usd):f}", row.unpriced_call_count, f"{usd_of(row.avoided_cost_nano_usd):f}"]
-        writer.writerow([*names, *(getattr(row, name) for name in _COUNTS), *costs])
+        counts, served = ([getattr(row, name) for name in each] for each in (_COUNTS, _SERVED))
+        writer.writerow([*names, *counts, *costs, *served])
 
 
 def _print_table(answer: usage_pb.QueryUsageResponse, groups: Sequence[str]) -> None:
@@ -132,7 +134,7 @@ def _print_table(answer: usage_pb.QueryUsageResponse, groups: Sequence[str]) -> 
     total = answer.total
     for place, name in enumerate(groups):
         table.add_column(name, footer="total" if place == 0 else "")
-    figures = ("surveys", "calls", "tokens in", "cached", "out", "cost", "saved")
+    figures = ("surveys", "calls", "served", "tokens in", "cached", "out", "cost", "saved")
     for name, footer in zip(figures, _figures(total), strict=True):
         table.add_column(name, footer=footer, justify="right")
     for row in answer.rows if groups else [total]:
@@ -141,11 +143,12 @@ def _print_table(answer: usage_pb.QueryUsageResponse, groups: Sequence[str]) -> 
 
 
 def _figures(row: usage_pb.UsageRow) -> tuple[str, ...]:
-    counts = (row.survey_count, row.call_count, row.input_tokens, row.cached_input_tokens, row.output_tokens)
+    counts = (row.input_tokens, row.cached_input_tokens, row.output_tokens)
+    calls = (f"{row.survey_count:,}", f"{row.call_count:,}", report.served_of(row.call_count, row.served_call_count))
     cost = f"${shown(row.cost_nano_usd)}"
     if row.unpriced_call_count:
         cost += f" + {row.unpriced_call_count:,} calls unpriced"
-    return (*(f"{count:,}" for count in counts), cost, f"${shown(row.avoided_cost_nano_usd)}")
+    return (*calls, *(f"{count:,}" for count in counts), cost, f"${shown(row.avoided_cost_nano_usd)}")
 
 
 def _group(row: usage_pb.UsageRow, name: str) -> str:

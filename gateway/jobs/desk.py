@@ -2,9 +2,11 @@
 
 import contextlib
 from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from opentelemetry.trace import Span
 from paperroute.v1 import admin_service_pb2 as admin_pb
 from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import survey_service_pb2 as service_pb
@@ -12,7 +14,9 @@ from paperroute.v1 import survey_service_pb2 as service_pb
 from gateway.access import audit
 from gateway.access.principal import Principal
 from gateway.document.assemble import survey_of
-from gateway.document.draft import Draft, SectionPlace, parts_to_redo
+from gateway.document.draft import Draft, SectionPlace, parts_to_redo, place_name
+from gateway.document.stages import name_of
+from gateway.jobs.counting import count_end
 from gateway.jobs.durable import Durable
 from gateway.jobs.heads import head_of
 from gateway.jobs.runs import Runs
@@ -25,6 +29,8 @@ from gateway.pipeline.rewrite import rewrite_section
 from services.common.database import Database
 from services.common.deadlines import Deadline
 from services.common.errors import NotReady
+from services.common.telemetry import names
+from services.common.telemetry.spans import context_of, link_to, set_usage, span, traceparent
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -146,8 +152,10 @@ class Desk:
         job, draft = await self.database.read(lambda connection: _found(connection, who, survey_id))
         if not job.has_ended:
             raise NotReady(f"survey {survey_id}", "it is under way; its sections can be written again later")
-        async with self.runs.work(job, draft, SilentPorts(), deadline) as run:
-            parts = await rewrite_section(run, place, models)
+        with _rewriting(job, place) as current:
+            async with self.runs.work(job, draft, SilentPorts(), deadline) as run:
+                parts = await rewrite_section(run, place, models)
+            set_usage(current, draft.sections[place].usage)
         head = head_of(draft)
 
         def work(connection: "Connection") -> None:
@@ -173,7 +181,7 @@ class Desk:
             grpc.aio.AioRpcError: a service that holds its answers does not answer; the survey is cancelled and stays.
         """
         job = await self._cancelled(who, survey_id)
-        await self.upkeep.settle(survey_id)
+        await self.upkeep.settle(survey_id, is_final=True)
         answers = await self.upkeep.remove(job)
         await self.database.run(
             lambda connection: audit.record(connection, who, admin_pb.AUDIT_ACTION_DELETE_SURVEY, survey_id)
@@ -184,17 +192,18 @@ class Desk:
     async def _cancelled(self, who: Principal, survey_id: str) -> Job:
         """Cancel a survey unless it has ended, and return it as it was before."""
 
-        def work(connection: "Connection") -> tuple[Job, bool]:
+        def work(connection: "Connection") -> tuple[Job, Job | None]:
             from gateway.store import surveys
 
             job = _job(connection, who, survey_id)
-            is_cancelled = surveys.cancel(connection, survey_id)
-            if is_cancelled:
+            cancelled = surveys.cancel(connection, survey_id)
+            if cancelled:
                 audit.record(connection, who, admin_pb.AUDIT_ACTION_CANCEL_SURVEY, survey_id)
-            return job, is_cancelled
+            return job, cancelled
 
-        job, is_cancelled = await self.database.run(work)
-        if is_cancelled:
+        job, cancelled = await self.database.run(work)
+        if cancelled:
+            count_end(cancelled)
             self.runs.stop(survey_id)
             self.hub.changed(survey_id)
             self.turns.poke()
@@ -202,6 +211,24 @@ class Desk:
                 await self.durable.cancel(survey_id, job.run)
             self.upkeep.settle_soon(survey_id)
         return job
+
+
+def _rewriting(job: Job, place: SectionPlace) -> AbstractContextManager[Span]:
+    """Return the span of a section that is written again, in the survey's trace.
+
+    It links to the span of the request that asks for it and to that of the survey's last run.
+    """
+    return span(
+        names.SURVEY_REWRITE,
+        context=context_of(job.trace),
+        links=[*link_to(traceparent()), *link_to(job.run_trace)],
+        attributes={
+            names.SURVEY_ID: job.survey_id,
+            names.TENANT: job.tenant,
+            names.STAGE: name_of(pb.STAGE_WRITE),
+            names.ITEM: place_name(place),
+        },
+    )
 
 
 def _job(connection: "Connection", who: Principal, survey_id: str) -> Job:

@@ -20,7 +20,7 @@ from paperroute.v1 import survey_pb2 as pb
 
 from gateway.document.stages import name_of
 from services.common.database import Database, database_url
-from services.common.errors import NotReady, UpstreamFailed
+from services.common.errors import NotReady, PaperRouteError, UpstreamFailed
 from services.common.settings import SharedSettings
 
 if TYPE_CHECKING:
@@ -301,6 +301,9 @@ class Durable:
             await self.may_start()
             await self._run(survey_id, run, StepRunner(self))
             await self._check_owner(task, name)
+        except PaperRouteError as error:  # what a database says of its cause may hold rows
+            logger.error("survey %s was interrupted: %s", survey_id, error)  # noqa: TRY400
+            raise _Interrupted from None
         except Exception:
             logger.exception("survey %s was interrupted", survey_id)
             raise _Interrupted from None

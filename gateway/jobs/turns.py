@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from gateway.jobs.counting import count_turn
 from gateway.jobs.durable import Durable
 from gateway.jobs.replicas import ReplicaLocks
 from gateway.jobs.values import Job
@@ -147,6 +148,7 @@ class Turns:
         jobs = await self._database.run(work)
         self._own.difference_update(job.survey_id for job in jobs)
         for job in jobs:
+            count_turn(job)
             self._changed(job.survey_id)
         starts = [self._durable.start(job.survey_id, job.run) for job in jobs]
         for outcome in await asyncio.gather(*starts, return_exceptions=True):

@@ -11,8 +11,10 @@ from paperroute.v1 import embedding_service_pb2 as embedding_pb
 from paperroute.v1 import generation_service_pb2 as generation_pb
 
 from gateway.document.draft import Draft, Part, PartKind
+from gateway.jobs.counting import count_cost
 from gateway.jobs.heads import head_of
 from gateway.jobs.values import Job, StaleRun
+from gateway.money import usage
 from gateway.money.costs import may_cost, settle
 from gateway.services import Services
 from services.common.database import Database, clock_s
@@ -41,15 +43,18 @@ class Upkeep:
         self._database = database
         self._services = services
         self._retention_s = retention_days * DAY_S
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], str] = {}
+        """With what each is, for the log."""
+        self._is_closing = False
 
     def start(self) -> None:
         """Do what is due now, and again every minute."""
-        self._keep(self._rounds())
+        self._keep(self._rounds(), "upkeep")
 
     def settle_soon(self, survey_id: str) -> None:
         """Settle a survey that has just ended, as soon as no call of it is under way any more."""
-        self._keep(self._settle_until_done(survey_id))
+        if not self._is_closing:
+            self._keep(self._settle_until_done(survey_id), f"the settling of survey {survey_id}")
 
     async def settle(self, survey_id: str, *, is_final: bool = False) -> bool:
         """Read what an ended survey cost so far and keep it; return whether that was the last word.
@@ -64,9 +69,11 @@ class Upkeep:
         job, draft = found
         is_last = not may_cost(draft) or await settle(draft, self._services, job.tenant) or is_final
         try:
-            await self._database.run(lambda connection: _keep_costs(connection, job, draft, is_last=is_last))
+            is_news = await self._database.run(lambda connection: _keep_costs(connection, job, draft, is_last=is_last))
         except StaleRun:
             return True  # it goes on, or was removed: whoever did that sees to its costs
+        if is_news:
+            count_cost(job.state, usage.cost_of(draft))
         return is_last
 
     async def remove(self, job: Job) -> int:
@@ -87,6 +94,7 @@ class Upkeep:
 
     async def close(self) -> None:
         """Stop what is under way; what is not settled is settled after a restart."""
+        self._is_closing = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -131,15 +139,15 @@ class Upkeep:
             await self.remove(job)
             logger.info("removed survey %s by the limit on age", job.survey_id)
 
-    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+    def _keep(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work)
-        self._tasks.add(task)
+        self._tasks[task] = name
         task.add_done_callback(self._done)
 
     def _done(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
+        name = self._tasks.pop(task)
         if not task.cancelled() and (error := task.exception()):
-            logger.warning("a survey's last costs are not read yet: %s", error)
+            logger.warning("%s broke off: %s", name, error)
 
 
 def _ended(connection: "Connection", survey_id: str) -> tuple[Job, Draft] | None:
@@ -152,8 +160,8 @@ def _ended(connection: "Connection", survey_id: str) -> tuple[Job, Draft] | None
     return None
 
 
-def _keep_costs(connection: "Connection", job: Job, draft: Draft, *, is_last: bool) -> None:
-    from gateway.money import usage
+def _keep_costs(connection: "Connection", job: Job, draft: Draft, *, is_last: bool) -> bool:
+    """Keep what a survey cost; return whether it is the last word for the first time since the survey ended."""
     from gateway.store import surveys
 
     reports = [
@@ -162,5 +170,4 @@ def _keep_costs(connection: "Connection", job: Job, draft: Draft, *, is_last: bo
     ]
     surveys.replace(connection, job.survey_id, head_of(draft), *reports)
     usage.record(connection, job, draft)
-    if is_last:
-        surveys.settled(connection, job.survey_id)
+    return is_last and surveys.settled(connection, job.survey_id)

@@ -26,11 +26,20 @@ class Job:
     owner: str
     """Replica that runs it; empty unless RUNNING."""
     created_at: float
+    queued_at: float = 0.0
+    """Since when it waits for its turn, or has waited for its last one."""
     deadline_at: float | None
     """When the run is to deliver what it has; None before its turn."""
     finished_at: float | None
     trace: str
     """traceparent of the request that made it."""
+    run_trace: str = ""
+    """traceparent of the last attempt whose span was recorded; of one that begins the attempt before."""
+
+    @property
+    def turn_at(self) -> float | None:
+        """When it had its last turn; None before."""
+        return None if self.deadline_at is None else self.deadline_at - self.spec.timeout_ms / 1_000
 
     @property
     def has_ended(self) -> bool:

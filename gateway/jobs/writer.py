@@ -31,6 +31,7 @@ RETRY_DELAYS_S = (0.2, 1.0, 5.0)
 """When what could not be written is tried again, before the runs that wait for it fail."""
 LIVE_EVERY_S = 0.5
 """Pause between two writes of how far things are."""
+_MAX_NAMED = 5
 _MAX_AT_ONCE = 100
 """Surveys whose parts and events are written in one transaction: others who write wait for its end."""
 
@@ -216,13 +217,13 @@ class SurveyWriter:
             try:
                 return await self._write_once(taken, is_again=is_again)
             except PaperRouteError as error:
-                logger.warning("the events of %d surveys are not written yet: %s", len(taken), error)
+                logger.warning("the events of %s are not written yet: %s", _named(taken), error)
             is_again = True
             await asyncio.sleep(delay_s)
         try:
             await self._database.read(lambda _: None)
         except PaperRouteError as error:  # it is still away: to try each run would take as long as many times that
-            logger.exception("%d surveys cannot go on here", len(taken))
+            logger.error("%s cannot go on here: %s", _named(taken), error)  # noqa: TRY400  # the cause may hold rows
             for run, _ in taken:
                 run.fail(error)
             return None
@@ -235,7 +236,7 @@ class SurveyWriter:
         try:
             await self._write_once([taken], is_again=True)
         except PaperRouteError as error:
-            logger.exception("survey %s cannot go on here", handed.survey_id)
+            logger.error("survey %s cannot go on here: %s", handed.survey_id, error)  # noqa: TRY400
             run.fail(error)
 
     async def _write_once(self, taken: "Sequence[_Taken]", *, is_again: bool) -> None:
@@ -263,6 +264,13 @@ class _Batch:
     @property
     def is_filled(self) -> bool:
         return bool(self.events or self.parts)
+
+
+def _named(taken: Sequence[_Taken]) -> str:
+    """Return the surveys as the log names them, the first few by their ids."""
+    ids = [handed.survey_id for _, handed in taken]
+    more = f" and {len(ids) - _MAX_NAMED} more" if len(ids) > _MAX_NAMED else ""
+    return f"survey {', '.join(ids[:_MAX_NAMED])}{more}"
 
 
 def _write_rows(handed: Sequence[Handed], is_again: bool, connection: "Connection") -> list[Handed]:

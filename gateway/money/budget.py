@@ -340,7 +340,7 @@ class SurveyBudget:
         try:
             calls = await recorded_calls(self._services, self._job.tenant, self._job.survey_id)
         except grpc.aio.AioRpcError as failure:
-            logger.warning("the ledgers cannot be read: %s", failure.code().name)
+            logger.warning("the ledgers of survey %s cannot be read: %s", self._job.survey_id, failure.code().name)
             self._has_failed = True
         else:
             self._account.learn(calls, read_at)

@@ -1,27 +1,19 @@
 """The last word on what a survey cost: the ledgers know of calls whose answers never came back to the pipeline."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 
 import grpc
 from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import usage_pb2
 
-from gateway.document.assemble import total_usage
+from gateway.document.assemble import SERVED_COUNTS, total_usage
 from gateway.document.draft import Draft
 from gateway.document.stages import stage_of
 from gateway.money.ledgers import cost_of, recorded_calls
 from gateway.money.worst import WRITING_STAGES, is_remote
 from gateway.services import Services
 from services.common.paid.settings import BUILTIN
-
-_COUNTS = (
-    "call_count",
-    "input_tokens",
-    "cached_input_tokens",
-    "cache_write_tokens",
-    "output_tokens",
-    "reasoning_tokens",
-)
 
 
 def may_cost(draft: Draft) -> bool:
@@ -33,20 +25,24 @@ def may_cost(draft: Draft) -> bool:
 
 
 async def settle(draft: Draft, services: Services, tenant: str) -> bool:
-    """Bring the stages' usage to what the ledgers hold; return whether no call is under way any more.
+    """Set the stages' usage to what the ledgers hold; return whether no call is under way any more.
 
-    A call whose cost nobody knows, because it is under way, timed out or was lost, counts at its worst case, which is
-    marked as an estimate. Repeating it is free.
+    Each row of a model that the ledgers know is exactly theirs afterwards; what the ledgers served instead of calls is
+    what the services told. A call whose cost nobody knows, because it is under way, timed out or was lost, counts at
+    its worst case, which is marked as an estimate. Repeating it is free.
     """
     try:
         calls = await recorded_calls(services, tenant, draft.survey_id)
     except grpc.aio.AioRpcError:
         return False  # what the pipeline saw stands
-    billed = [call for call in calls if _is_billed(call)]
-    for stage in {*draft.reports, *filter(None, (stage_of(call.stage) for call in billed))}:
+    by_stage: dict[pb.Stage.ValueType, list[usage_pb2.RecordedCall]] = defaultdict(list)
+    for call in calls:
+        if stage := stage_of(call.stage):
+            by_stage[stage].append(call)
+    for stage, made in by_stage.items():
         # A run that was cut off may have called models for a stage whose report it could not keep any more.
-        report = draft.reports.setdefault(stage, _begun(pb.Stage.ValueType(stage)))
-        _correct(report, [_usage_of(call) for call in billed if stage_of(call.stage) == stage])
+        if stage in draft.reports or any(map(_is_billed, made)):
+            _correct(draft.reports.setdefault(stage, _begun(stage)), made)
     return all(call.outcome != usage_pb2.CALL_OUTCOME_IN_FLIGHT for call in calls)
 
 
@@ -61,29 +57,27 @@ def _is_billed(call: usage_pb2.RecordedCall) -> bool:
 
 
 def _usage_of(call: usage_pb2.RecordedCall) -> usage_pb2.ModelUsage:
-    if call.usage.HasField("cost_nano_usd") or not call.HasField("worst_cost_nano_usd"):
-        return call.usage
     usage = usage_pb2.ModelUsage()
     usage.CopyFrom(call.usage)
-    usage.cost_nano_usd, usage.source = call.worst_cost_nano_usd, usage_pb2.USAGE_SOURCE_ESTIMATED
+    if not usage.HasField("cost_nano_usd") and call.HasField("worst_cost_nano_usd"):
+        usage.cost_nano_usd, usage.source = call.worst_cost_nano_usd, usage_pb2.USAGE_SOURCE_ESTIMATED
     return usage
 
 
-def _correct(report: pb.StageReport, recorded: Iterable[usage_pb2.ModelUsage]) -> None:
-    """Give each model's row the cost that the ledgers hold for it.
-
-    Calls and tokens of a row stay where they are more: those of answers that others paid for count in them.
-    """
-    known = {usage.model: usage for usage in report.usage}
-    for total in total_usage(recorded):
-        if total.model not in known:
-            report.usage.add().CopyFrom(total)
-            continue
-        mine = known[total.model]
-        for name in _COUNTS:
-            setattr(mine, name, max(getattr(mine, name), getattr(total, name)))
-        mine.source = total.source
-        if total.HasField("cost_nano_usd"):
-            mine.cost_nano_usd = total.cost_nano_usd
-        else:
-            mine.ClearField("cost_nano_usd")
+def _correct(report: pb.StageReport, calls: Iterable[usage_pb2.RecordedCall]) -> None:
+    """Set the row of each model that was called to what the ledgers bill for it; none is left that holds nothing."""
+    rows = {usage.model: usage for usage in report.usage}
+    billed: dict[str, list[usage_pb2.ModelUsage]] = defaultdict(list)
+    for call in calls:
+        billed[call.usage.model] += [_usage_of(call)] if _is_billed(call) else []
+    for model, usages in billed.items():
+        row = usage_pb2.ModelUsage(model=model, cost_nano_usd=0)
+        for total in total_usage(usages):
+            row.CopyFrom(total)
+        told = rows.pop(model, usage_pb2.ModelUsage())
+        for name in SERVED_COUNTS:
+            setattr(row, name, getattr(told, name))
+        if usages or any(getattr(row, name) for name in SERVED_COUNTS):
+            rows[model] = row
+    del report.usage[:]
+    report.usage.extend(total_usage(rows.values()))

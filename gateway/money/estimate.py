@@ -37,6 +37,7 @@ _FORM = (
 """Fields of a spec that decide what a paper takes; not how many papers there are."""
 
 _COUNTED = ("call_count", "input_tokens", "output_tokens")
+"""Fields of a ModelUsage; those of what the ledger served begin with "served_"."""
 
 # Tokens as measured over surveys of 160 real papers; a text's own length is what its prompt asks for.
 PLAN_TOKENS = (280, 60)
@@ -136,7 +137,10 @@ def _scaled(survey: pb.Survey, expected: Sequence[StageTokens], paper_count: int
         report = reports.get(each.stage, pb.StageReport())
         usages = [usage for usage in report.usage if usage.model != BUILTIN]
         share = 1.0 if each.stage == pb.STAGE_PLAN else paper_count / (report.paper_count or _paper_count(survey))
-        sums = {name: round(share * sum(getattr(usage, name) for usage in usages)) for name in _COUNTED}
+        sums = {
+            name: round(share * sum(getattr(usage, name) + getattr(usage, f"served_{name}") for usage in usages))
+            for name in _COUNTED
+        }
         taken.append(replace(each, **sums))
     return taken
 

@@ -91,6 +91,6 @@ class MonthShare:
             try:
                 return await self._database.run(work)
             except UpstreamFailed as error:
-                logger.warning("the tenant's month cannot be kept up yet: %s", error)
+                logger.warning("the month of survey %s cannot be kept up yet: %s", self._job.survey_id, error)
                 await asyncio.sleep(delay_s)
         return await self._database.run(work)

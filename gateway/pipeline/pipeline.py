@@ -223,6 +223,7 @@ async def _summarize(run: Run, stage: StageRun, board: SummaryBoard) -> None:
     stage.report.paper_count = len(papers)
     for summary in draft.summaries.values():
         stage.took(summary.usage, budget_reached=summary.budget_reached)
+        stage.report.cached_count += _was_served(summary)
     stage.expect(len(papers), done=len(draft.summaries))
 
     async def summarize(paper: paper_pb2.Paper) -> None:
@@ -232,6 +233,7 @@ async def _summarize(run: Run, stage: StageRun, board: SummaryBoard) -> None:
             failures[paper.paper_id] = error
             return
         run.keep(PartKind.SUMMARY, response, paper.paper_id)
+        stage.report.cached_count += _was_served(response)
         stage.advance(response.usage, budget_reached=response.budget_reached)
         board.post(paper.paper_id, response.summary)
 
@@ -264,6 +266,12 @@ async def _summary(run: Run, paper: paper_pb2.Paper) -> summarization_pb.Summari
         return await run.patience.call(run.draft.survey_id, make, run.deadline, MOST_S[pb.STAGE_SUMMARIZE])
 
     return await run.paid(pb.STAGE_SUMMARIZE, request, ask)
+
+
+def _was_served(summary: summarization_pb.SummarizePaperResponse) -> bool:
+    """Return whether a paper cost no call, because the ledger held the answer."""
+    served = any(usage.served_call_count for usage in summary.usage)
+    return served and not any(usage.call_count for usage in summary.usage)
 
 
 async def _assemble(run: Run, stage: StageRun) -> None:

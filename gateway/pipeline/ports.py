@@ -13,7 +13,7 @@ EventOf = Callable[[], service_pb.WatchSurveyResponse]
 
 
 class Ports(Protocol):
-    """The ports of the pipeline. What is handed to them is durable once the step around it has ended."""
+    """The ports of the pipeline. What is handed to them is durable after `flush`."""
 
     async def run_step(self, stage: pb.Stage.ValueType, work: Callable[[], Awaitable[None]]) -> None:
         """Run a stage's work, unless this run of the survey has run it before."""
@@ -36,6 +36,10 @@ class Ports(Protocol):
         """
         ...
 
+    async def flush(self) -> None:
+        """Wait until everything handed over so far is durable."""
+        ...
+
     def cancelled(self) -> bool:
         """Return whether no new call may be started."""
         ...
@@ -56,6 +60,9 @@ class SilentPorts:
 
     def show(self, place: str, event_of: EventOf) -> None:
         """Show nothing."""
+
+    async def flush(self) -> None:
+        """Wait for nothing."""
 
     def cancelled(self) -> bool:
         """Return False."""

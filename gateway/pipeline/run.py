@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import grpc
 from google.protobuf.message import Message
+from opentelemetry.trace import Span
 from paperroute.v1 import embedding_service_pb2 as embedding_pb
 from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import usage_pb2
@@ -20,9 +21,11 @@ from gateway.pipeline.absence import despite_absence
 from gateway.pipeline.patience import Patience
 from gateway.pipeline.ports import Ports
 from gateway.pipeline.stage_run import StageBroke, StageFailed, StageRun, stage_run
+from gateway.pipeline.stage_span import measured
 from gateway.services import Services, failure_of
 from services.common.deadlines import Deadline
 from services.common.errors import PaperRouteError
+from services.common.telemetry.spans import mark_failed
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -141,18 +144,23 @@ class Run:
         async def step() -> None:
             if self.draft.is_done(stage):
                 return
-            try:
-                async with stage_run(stage, self.draft, self.ports) as run:
-                    await work(run)
-            except StageBroke as broke:
-                cause = broke.__cause__ or broke
-                failure = failure_of(stage, cause, self.services.targets)
-                if failure.status == "INTERNAL":
-                    logger.exception("stage %s failed by a bug", name_of(stage), exc_info=cause)
-                self.keep(PartKind.FAILURE, failure)
+            with measured(stage, self.draft) as span:
+                try:
+                    async with stage_run(stage, self.draft, self.ports) as run:
+                        await work(run)
+                except StageBroke as broke:
+                    self._fail(stage, broke.__cause__ or broke, span)
+                await self.ports.flush()  # it is in the journal, and told of as done, only when it cannot be lost
 
         if self.ports.cancelled():
             raise asyncio.CancelledError
         await self.ports.run_step(stage, step)
         if self.draft.failure and self.draft.failure.stage == stage:
             raise StageFailed
+
+    def _fail(self, stage: pb.Stage.ValueType, cause: BaseException, span: Span) -> None:
+        failure = failure_of(stage, cause, self.services.targets)
+        if failure.status == "INTERNAL":
+            logger.error("survey %s: stage %s failed by a bug", self.draft.survey_id, name_of(stage), exc_info=cause)
+        mark_failed(span, type(cause).__name__, failure.reason)
+        self.keep(PartKind.FAILURE, failure)

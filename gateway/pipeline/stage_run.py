@@ -1,5 +1,6 @@
-"""One stage of one run: its span, its report, its events."""
+"""One stage of one run: its report, its events."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
@@ -11,11 +12,8 @@ from paperroute.v1 import usage_pb2
 
 from gateway.document.assemble import total_usage
 from gateway.document.draft import Draft, Part, PartKind
-from gateway.document.stages import name_of
 from gateway.pipeline.ports import Ports
 from services.common.papers import timestamp_of
-from services.common.telemetry import names
-from services.common.telemetry.spans import set_usage, span
 
 
 class StageBroke(Exception):
@@ -64,7 +62,7 @@ class StageRun:
 
 @contextlib.asynccontextmanager
 async def stage_run(stage: pb.Stage.ValueType, draft: Draft, ports: Ports) -> AsyncIterator[StageRun]:
-    """Hold a stage's span open around its work, keep its report in the draft, tell of its start and end.
+    """Keep a stage's report in the draft around its work, and tell of its start and end.
 
     A stage that is cancelled says nothing: whoever cancelled the survey did, or it goes on elsewhere.
 
@@ -75,19 +73,16 @@ async def stage_run(stage: pb.Stage.ValueType, draft: Draft, ports: Ports) -> As
     run = StageRun(report=report, ports=ports)
     started = service_pb.StageStarted(stage=stage, attempt=report.attempt)
     ports.emit(service_pb.WatchSurveyResponse(stage_started=started), _part(report))
-    with span(f"{names.STAGE_SPAN}{name_of(stage)}") as current:
-        current.set_attribute(names.STAGE, name_of(stage))
-        try:
-            yield run
-        except Exception as error:
-            _end(run, pb.STAGE_STATE_FAILED)
-            raise StageBroke from error
-        else:
-            _end(run, pb.STAGE_STATE_DONE)
-        finally:
-            set_usage(current, report.usage)
-            for name in (names.PAPER_COUNT, names.CACHED_COUNT, names.LOST_COUNT):
-                current.set_attribute(name, getattr(report, name.removeprefix("paperroute.")))
+    try:
+        yield run
+    except asyncio.CancelledError:
+        report.usage.extend(total_usage(run.usage))
+        raise
+    except Exception as error:
+        _end(run, pb.STAGE_STATE_FAILED)
+        raise StageBroke from error
+    else:
+        _end(run, pb.STAGE_STATE_DONE)
 
 
 def _begun(stage: pb.Stage.ValueType, draft: Draft) -> pb.StageReport:

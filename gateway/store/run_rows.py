@@ -43,7 +43,7 @@ def write(connection: "Connection", handed: Sequence[Handed]) -> list[Handed]:
     live_rows: list[dict[str, Any]] = []
     void: list[tuple[str, str]] = []
     for each in sorted(handed, key=lambda each: each.survey_id):  # locked in one order by all who lock many
-        last_number, version = _advance(connection, each)
+        last_number, version = _advance(connection, each, now)
         if last_number is None:
             stale.append(each)
             continue
@@ -84,13 +84,14 @@ def without_written(connection: "Connection", handed: Iterable[Handed]) -> list[
     return missing
 
 
-def _advance(connection: "Connection", handed: Handed) -> tuple[int | None, int]:
+def _advance(connection: "Connection", handed: Handed, now: float) -> tuple[int | None, int]:
     """Lock the survey's row, count its events up, and return last number and live version; None for a stale attempt."""
     given = {
         "of_survey": handed.survey_id,
         "of_attempt": handed.attempt,
         "event_count": len(handed.events),
         "live_count": 1 if handed.live else 0,
+        "now": now,
     }
     row = connection.execute(_count_up(), given).one_or_none()
     return (None, 0) if row is None else (row.last_number, row.live_version)
@@ -111,5 +112,6 @@ def _count_up() -> "Update":
     counted = own.values(
         last_number=columns.last_number + bindparam("event_count"),
         live_version=columns.live_version + bindparam("live_count"),
+        told_at=bindparam("now"),
     )
     return counted.returning(columns.last_number, columns.live_version)

@@ -58,6 +58,7 @@ def create(connection: "Connection", new: NewJob, limits: QueueLimits) -> tuple[
         "created_at": now,
         "queued_at": now,
         "last_number": 1,
+        "told_at": now,
         "head": _first_head(new, now).SerializeToString(),
         "trace": new.trace,
     }
@@ -178,15 +179,24 @@ def begin(connection: "Connection", survey_id: str, run: int, owner: str) -> Job
     """
     from gateway.store.tables import SURVEY
 
-    columns = SURVEY.c
+    columns, now = SURVEY.c, clock_s(connection)
     condition = (columns.state == pb.SURVEY_STATE_RUNNING) & (columns.run == run)
-    row = _change(connection, survey_id, condition, {"attempt": columns.attempt + 1, "owner": owner})
+    row = _change(connection, survey_id, condition, {"attempt": columns.attempt + 1, "owner": owner}, now)
     if row is None:
         return None
     events.remove_all_live(connection, survey_id)
     job = job_of(row)
-    _tell(connection, survey_id, row.last_number, events.state_changed(job.state, job.attempt), clock_s(connection))
+    _tell(connection, survey_id, row.last_number, events.state_changed(job.state, job.attempt), now)
     return job
+
+
+def keep_run_trace(connection: "Connection", survey_id: str, traceparent: str) -> None:
+    """Keep the span of the run that begins, so that the next one can link to it."""
+    from sqlalchemy import update
+
+    from gateway.store.tables import SURVEY
+
+    connection.execute(update(SURVEY).where(SURVEY.c.survey_id == survey_id).values(run_trace=traceparent))
 
 
 def end(
@@ -197,8 +207,8 @@ def end(
     head: pb.Survey,
     *given: Part,
     failure: pb.Failure | None = None,
-) -> None:
-    """End a running survey with its last event.
+) -> Job:
+    """End a running survey with its last event, and return it as it is then.
 
     Args:
         connection: within a transaction.
@@ -217,7 +227,7 @@ def end(
     now = clock_s(connection)
     condition = (SURVEY.c.state == pb.SURVEY_STATE_RUNNING) & (SURVEY.c.attempt == attempt)
     values = {"state": state, "owner": "", "finished_at": now, "head": head.SerializeToString()}
-    row = _change(connection, survey_id, condition, values)
+    row = _change(connection, survey_id, condition, values, now)
     if row is None:
         raise StaleRun(survey_id)
     parts.put(connection, parts.rows_of(survey_id, given))
@@ -225,21 +235,22 @@ def end(
     finished = service_pb.SurveyFinished(state=state)
     event = events.Event(failed=failure) if failure else events.Event(finished=finished)
     _tell(connection, survey_id, row.last_number, event, now)
+    return job_of(row)
 
 
-def cancel(connection: "Connection", survey_id: str) -> bool:
-    """End a survey that waits or runs as CANCELLED; return False when it had ended."""
+def cancel(connection: "Connection", survey_id: str) -> Job | None:
+    """End a survey that waits or runs as CANCELLED and return it as it is then; None when it had ended."""
     from gateway.store.tables import SURVEY
 
     now = clock_s(connection)
     values = {"state": pb.SURVEY_STATE_CANCELLED, "owner": "", "finished_at": now}
-    row = _change(connection, survey_id, SURVEY.c.state.in_(_UNDER_WAY), values)
+    row = _change(connection, survey_id, SURVEY.c.state.in_(_UNDER_WAY), values, now)
     if row is None:
-        return False
+        return None
     events.remove_all_live(connection, survey_id)
     finished = service_pb.SurveyFinished(state=pb.SURVEY_STATE_CANCELLED)
     _tell(connection, survey_id, row.last_number, events.Event(finished=finished), now)
-    return True
+    return job_of(row)
 
 
 def resume(connection: "Connection", survey_id: str, redo: Sequence[tuple[PartKind, str]], limits: QueueLimits) -> Job:
@@ -267,7 +278,7 @@ def resume(connection: "Connection", survey_id: str, redo: Sequence[tuple[PartKi
     now = clock_s(connection)
     cleared = dict.fromkeys(("finished_at", "deadline_at", "settled_at"))
     values = {**cleared, "state": pb.SURVEY_STATE_QUEUED, "queued_at": now}
-    row = _change(connection, survey_id, SURVEY.c.state.in_(RESUMABLE), values)
+    row = _change(connection, survey_id, SURVEY.c.state.in_(RESUMABLE), values, now)
     if row is None:
         raise NotFound("survey", survey_id)  # deleted meanwhile: it could not be resumed without the queue's lock
     parts.remove(connection, survey_id, redo)
@@ -326,14 +337,16 @@ def unsettled(connection: "Connection", before: float, limit: int) -> list[Job]:
     return [job_of(row) for row in connection.execute(query.order_by(columns.finished_at).limit(limit))]
 
 
-def settled(connection: "Connection", survey_id: str) -> None:
-    """Note that the cost of an ended survey was read from the ledgers."""
+def settled(connection: "Connection", survey_id: str) -> bool:
+    """Note that the cost of an ended survey was read from the ledgers; return whether that is new since its end."""
     from sqlalchemy import update
 
     from gateway.store.tables import SURVEY
 
-    ended = update(SURVEY).where(SURVEY.c.survey_id == survey_id, SURVEY.c.finished_at.is_not(None))
-    connection.execute(ended, {"settled_at": clock_s(connection)})
+    columns = SURVEY.c
+    ended = (columns.survey_id == survey_id, columns.finished_at.is_not(None), columns.settled_at.is_(None))
+    noted = connection.execute(update(SURVEY).where(*ended).values(settled_at=clock_s(connection)))
+    return noted.rowcount > 0
 
 
 def job_columns() -> "list[Column[Any]]":
@@ -356,9 +369,11 @@ def job_of(row: "Row[Any]") -> Job:
         attempt=row.attempt,
         owner=row.owner,
         created_at=row.created_at,
+        queued_at=row.queued_at,
         deadline_at=row.deadline_at,
         finished_at=row.finished_at,
         trace=row.trace,
+        run_trace=row.run_trace,
     )
 
 
@@ -422,7 +437,7 @@ def _check_room(connection: "Connection", tenant: str, limits: QueueLimits) -> N
 
 
 def _change(
-    connection: "Connection", survey_id: str, condition: "ColumnElement[bool]", values: dict[str, Any]
+    connection: "Connection", survey_id: str, condition: "ColumnElement[bool]", values: dict[str, Any], now: float
 ) -> "Row[Any] | None":
     """Change a survey that meets a condition, number one more event, and return its row; None when it does not."""
     from sqlalchemy import update
@@ -431,7 +446,7 @@ def _change(
 
     columns = SURVEY.c
     changed = update(SURVEY).where(columns.survey_id == survey_id, condition)
-    changed = changed.values(values | {"last_number": columns.last_number + 1})
+    changed = changed.values(values | {"last_number": columns.last_number + 1, "told_at": now})
     return connection.execute(changed.returning(*job_columns())).one_or_none()
 
 

@@ -40,6 +40,7 @@ SURVEY = Table(
     Column("finished_at", Double),
     Column("settled_at", Double),  # when its cost was read from the ledgers after its end; NULL before
     Column("last_number", BigInteger, nullable=False, server_default="0"),  # of its events
+    Column("told_at", Double),  # when something was last told of it to those who watch; NULL for what is old
     Column("live_version", BigInteger, nullable=False, server_default="0"),  # of its rows in survey_live
     Column("head", LargeBinary, nullable=False),  # Survey without texts and papers, as lists show it
     Column("trace", Text, nullable=False, server_default=""),  # traceparent of the request that made it

@@ -222,8 +222,14 @@ def _begin_turn(connection: "Connection", survey_id: str, owner: str) -> Job | N
     spec = connection.execute(select(columns.spec).where(*waiting).with_for_update()).scalar_one_or_none()
     if spec is None:
         return None
-    deadline_at = clock_s(connection) + pb.SurveySpec.FromString(spec).timeout_ms / 1_000
-    given = {"state": pb.SURVEY_STATE_RUNNING, "run": columns.run + 1, "owner": owner, "deadline_at": deadline_at}
+    now = clock_s(connection)
+    given = {
+        "state": pb.SURVEY_STATE_RUNNING,
+        "run": columns.run + 1,
+        "owner": owner,
+        "deadline_at": now + pb.SurveySpec.FromString(spec).timeout_ms / 1_000,
+        "told_at": now,
+    }
     changed = update(SURVEY).where(columns.survey_id == survey_id).values(given)
     return job_of(connection.execute(changed.returning(*job_columns())).one())
 

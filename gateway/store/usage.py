@@ -15,6 +15,9 @@ _SUMMED = (
     "output_tokens",
     "reasoning_tokens",
     "cost_nano_usd",
+    "served_call_count",
+    "served_input_tokens",
+    "served_output_tokens",
     "avoided_cost_nano_usd",
 )
 Value = str | int
@@ -71,13 +74,15 @@ class UsageSum:
     """By field of the message UsageRow: surveys, calls, tokens, costs."""
 
 
-def put(connection: "Connection", rows: Sequence[Mapping[str, object]]) -> None:
-    """Write rows, each in place of one of the same survey, stage and model."""
-    from gateway.store.tables import USAGE
-    from gateway.store.upserts import insert_or_update
+def replace(connection: "Connection", survey_id: str, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write the rows of a survey in place of all that were there of it."""
+    from sqlalchemy import delete, insert
 
+    from gateway.store.tables import USAGE
+
+    connection.execute(delete(USAGE).where(USAGE.c.survey_id == survey_id))
     if rows:
-        connection.execute(insert_or_update(connection.dialect.name, USAGE), list(rows))
+        connection.execute(insert(USAGE), list(rows))
 
 
 def groups(connection: "Connection", query: UsageQuery) -> tuple[list[UsageSum], bool]:

@@ -47,10 +47,13 @@ _LABEL = "SELECT survey_id, key, value FROM survey_label"
 def _survey(dialect: str) -> str:
     prefix = "SURVEY_STATE_"
     state = _case("state", ((value, name.removeprefix(prefix).lower()) for name, value in pb.SurveyState.items()[1:]))
+    cost = "CASE count(*) WHEN 0 THEN 0 ELSE sum(cost_nano_usd) END"  # NULL only where no price of any call is known
+    rows = "FROM usage WHERE usage.survey_id = survey.survey_id"
     return f"""
         SELECT survey_id, tenant, {state} AS state, attempt, {_moment("created_at", dialect)} AS created_at,
             {_moment("finished_at", dialect)} AS finished_at, finished_at - created_at AS duration_s,
-            (SELECT sum(cost_nano_usd) FROM usage WHERE usage.survey_id = survey.survey_id) / {NANO} AS cost_usd,
+            (SELECT {cost} {rows}) / {NANO} AS cost_usd,
+            EXISTS (SELECT 1 {rows} AND cost_nano_usd IS NULL) AS is_unpriced,
             substr(trace, 4, 32) AS trace_id
         FROM survey"""  # noqa: S608
 

@@ -178,7 +178,8 @@ def _server(url: str) -> "Engine":
         "options": f"-c idle_in_transaction_session_timeout={IDLE_TRANSACTION_S * 1_000}",
         "keepalives_idle": IDLE_TRANSACTION_S,
     }
-    return create_engine(url, pool_pre_ping=True, pool_size=MAX_THREADS, connect_args=settings)
+    # What a statement is given may be a question: no error is to carry it into a log.
+    return create_engine(url, pool_pre_ping=True, pool_size=MAX_THREADS, connect_args=settings, hide_parameters=True)
 
 
 def _sqlite(url: str, *, is_durable: bool) -> "Engine":
@@ -187,7 +188,8 @@ def _sqlite(url: str, *, is_durable: bool) -> "Engine":
     path = Path(url.removeprefix(_SQLITE))
     _make_private(path)
     address = URL.create("sqlite", database=str(path))  # a path may hold signs that mean something in an address
-    engine = create_engine(address, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
+    settings = {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}
+    engine = create_engine(address, connect_args=settings, hide_parameters=True)
     synchronous = "FULL" if is_durable else "NORMAL"
 
     def set_up(connection: Any, _record: object) -> None:  # Any: the driver's connection, behind SQLAlchemy

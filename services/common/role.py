@@ -1,5 +1,6 @@
-"""What `paperroute serve ROLE` does for every role: settings, logs, traces, a server, and an orderly end."""
+"""What `paperroute serve ROLE` does for every role: settings, logs, telemetry, a server, and an orderly end."""
 
+import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -38,13 +39,13 @@ async def serve_role(
     shared = load(SharedSettings)
     settings = load(kind)
     configure_logging(shared)
-    flush = configure(role, shared)
-    host = RoleServer(listen_of(settings), protection_of(settings, shared))
-    mount(host, settings, shared)
+    end_export = configure(role, shared)
     try:
+        host = RoleServer(listen_of(settings), protection_of(settings, shared))
+        mount(host, settings, shared)
         await host.serve_until_signal(role)
     finally:
-        flush()
+        await asyncio.to_thread(end_export)
 
 
 def listen_of(settings: BaseSettings) -> str:

@@ -156,11 +156,19 @@ class RoleServer:
         found: T = self._shared[name]
         return found
 
+    def shared(self, name: str) -> Any:
+        """Return what `once` has made under a name; None where nobody has asked for it."""
+        return self._shared.get(name)
+
     async def start(self) -> None:
-        """Begin to serve; from then on health says SERVING."""
+        """Begin to serve; from then on health says SERVING. What could not be opened leaves nothing open."""
         openers, self._openers = self._openers, []  # they hold this server, and it would hold them
-        for step in openers:
-            await step()
+        try:
+            for step in openers:
+                await step()
+        except BaseException:
+            await self.stop(drain_s=0)
+            raise
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
         reflection.enable_server_reflection((*self._names, _HEALTH, reflection.SERVICE_NAME), self.server)
         await self.server.start()

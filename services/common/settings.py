@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -19,6 +20,7 @@ PROVIDERS = Path(__file__).parent / "providers"
 Settings = TypeVar("Settings", bound=BaseSettings)
 MIN_TOKEN_LENGTH = 20
 """Shorter ones can be guessed."""
+MAX_PORT = 65_535
 
 
 def _token_of(value: SecretStr) -> SecretStr:
@@ -26,6 +28,24 @@ def _token_of(value: SecretStr) -> SecretStr:
     if len(text) < MIN_TOKEN_LENGTH or not all("!" <= character <= "~" for character in text):
         raise ValueError(f"at least {MIN_TOKEN_LENGTH} characters, ASCII without blanks")
     return value
+
+
+def _endpoint_of(value: str) -> str:
+    if value and not _is_address(value.removeprefix("http://").removeprefix("https://"), lowest_port=1):
+        raise ValueError("host:port, or https://host:port for a receiver that encrypts")
+    return value
+
+
+def _listen_of(value: str) -> str:
+    if value and not _is_address(value, lowest_port=0):
+        raise ValueError("host:port; port 0 picks a free one")
+    return value
+
+
+def _is_address(value: str, lowest_port: int) -> bool:
+    host, _, port = value.rpartition(":")
+    is_host = re.fullmatch(r"[\w.-]+|\[[0-9A-Fa-f:.]+\]", host) is not None
+    return is_host and re.fullmatch(r"[0-9]{1,5}", port) is not None and lowest_port <= int(port) <= MAX_PORT
 
 
 TokenSecret = Annotated[SecretStr, AfterValidator(_token_of)]
@@ -51,10 +71,12 @@ class SharedSettings(BaseSettings):
     """debug, info, warning or error."""
     log_format: Literal["text", "json"] = "text"
     """json writes one object a line, with the ids of trace and span."""
-    otlp_endpoint: str = ""
-    """host:port of an OTLP gRPC receiver for traces and metrics; empty sends none and does not import the SDK."""
-    metrics_listen: str = ""
-    """host:port at which a Prometheus may scrape the metrics of this process; empty for none."""
+    otlp_endpoint: Annotated[str, AfterValidator(_endpoint_of)] = ""
+    """host:port of an OTLP gRPC receiver for traces and metrics, https://host:port for one that encrypts; empty sends
+    none and does not import the SDK."""
+    metrics_listen: Annotated[str, AfterValidator(_listen_of)] = ""
+    """host:port at which a Prometheus may scrape the metrics of this process, port 0 picks a free one; empty for none.
+    """
     trace_content: bool = False
     """Whether spans of model calls hold prompts and answers: they are then readable wherever traces are."""
     service_token: TokenSecret | None = None

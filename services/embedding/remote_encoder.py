@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from services.common.errors import NotReady, UpstreamFailed
 from services.common.paid.caller import Caller, Scope
-from services.common.paid.calls import PaidCall, PaidCalls, Reply, TextSink
+from services.common.paid.calls import Outcome, PaidCall, PaidCalls, Reply, TextSink
 from services.common.paid.faults import REACTIONS, FaultKind, ProviderFault
 from services.common.paid.usage import TokenUsage, summed
 from services.common.providers.advice import unusable
@@ -113,10 +113,13 @@ class RemoteEncoder:
     async def _encoded(self, batch: Batch, caller: Caller) -> Encoded:
         async def send(_sink: TextSink | None) -> Reply:
             reply = await self._provider.embed(self._model, batch.texts, self.dimension)
+            rows = self._rows_of(reply, len(batch.texts))
             return Reply(
-                body=bytes_of(self._rows_of(reply, len(batch.texts))),
+                body=bytes_of(rows),
                 tokens=reply.tokens,
+                outcome=Outcome.OK if rows.shape[1] == self.dimension else Outcome.MALFORMED,
                 response_id=reply.response_id,
+                response_model=reply.model,
                 rate=reply.rate,
             )
 
@@ -129,6 +132,7 @@ class RemoteEncoder:
             scope=batch.scope,
             prompt_id=PROMPT_ID,
             worst=TokenUsage(input_tokens=worst, is_estimated=True),
+            dimension=self.dimension,
         )
         try:
             answer = await self._calls.run(call, caller.for_step(batch.item), send)
@@ -137,21 +141,22 @@ class RemoteEncoder:
                 problem = f"{fault.kind.value}: {fault.problem}"
                 raise UpstreamFailed(self.model, problem, retry_after_s=fault.retry_after_s or 1.0) from fault
             raise unusable(fault, self._provider, SETTING) from fault
+        if answer.outcome is Outcome.MALFORMED:
+            length = len(vectors_of(answer.body, 1)) // len(batch.texts)
+            raise NotReady(self.name, f"its vectors have {length} numbers; name it {self.model}@{length}")
         return Encoded(rows=vectors_of(answer.body, self.dimension), usage=(answer.usage,))
 
     def _rows_of(self, reply: EmbeddingReply, count: int) -> NDArray[np.float32]:
         """Return the vectors of a reply as rows of L2 norm 1: some providers shorten theirs and leave it at that.
 
+        They may be of another length than the encoder's name says.
+
         Raises:
             ProviderFault: it is not one vector of numbers for each text.
-            NotReady: the vectors are of another length than the encoder's name says.
         """
         lengths = {len(vector) for vector in reply.vectors}
         if len(reply.vectors) != count or len(lengths) != 1:
             raise self._malformed(f"{count} vectors wanted, not {len(reply.vectors)}", reply)
-        (length,) = lengths
-        if length != self.dimension:
-            raise NotReady(self.name, f"its vectors have {length} numbers; name it {self.model}@{length}")
         rows = np.array(reply.vectors, dtype=np.float32)
         if not np.isfinite(rows).all():
             raise self._malformed("a vector holds what is no number", reply)

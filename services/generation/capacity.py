@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 
 from services.common.errors import Overloaded
 from services.common.places import NoPlace, Places
+from services.common.telemetry.metrics import summaries_in_flight
 
 WAITING_SHARE = 0.5
 """Papers that may wait for a place, as part of the places: a place that becomes free is used at once."""
@@ -52,9 +53,11 @@ class Capacity:
             raise Overloaded(self._most, retry_after_s=self._free_in_s()) from None
         number = next(self._numbers)
         self._began[number] = self._clock()
+        summaries_in_flight.add(1)
         try:
             yield
         finally:
+            summaries_in_flight.add(-1)
             self._saw(self._clock() - self._began.pop(number))
             self._places.leave(survey)
 

@@ -18,6 +18,7 @@ from services.common.telemetry.spans import annotate
 from services.generation import convert
 from services.generation.capacity import Capacity
 from services.generation.engines import Engines
+from services.generation.noting import note
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -38,7 +39,9 @@ class GenerationService(pb_grpc.GenerationServiceServicer):
         task = convert.plan_task_of(request, self._engines)
         engine = self._engines.of(request.model or self._models.plan)
         caller = caller_of(request.call, Deadline.of_rpc(context, MOST_S), stage="plan")
-        return convert.plan_response_of(await engine.plan_search(task, caller))
+        plan = await engine.plan_search(task, caller)
+        note(plan)
+        return convert.plan_response_of(plan)
 
     async def WriteSection(
         self, request: pb.WriteSectionRequest, context: Context
@@ -50,6 +53,7 @@ class GenerationService(pb_grpc.GenerationServiceServicer):
         item = f"{task.chapter_number}.{task.section_number}"
         caller = caller_of(request.call, Deadline.of_rpc(context, MOST_S), stage="write", item=item)
         async for event in engine.write_section(task, caller):
+            note(event)
             yield convert.section_response_of(event)
 
     async def WriteFrame(self, request: pb.WriteFrameRequest, context: Context) -> AsyncIterator[pb.WriteFrameResponse]:
@@ -59,6 +63,7 @@ class GenerationService(pb_grpc.GenerationServiceServicer):
         engine = self._engines.of(request.model or self._models.frame)
         caller = caller_of(request.call, Deadline.of_rpc(context, MOST_S), stage="frame")
         async for event in engine.write_frame(task, caller):
+            note(event)
             yield convert.frame_response_of(event)
 
     async def ListCalls(self, request: pb.ListCallsRequest, context: Context) -> pb.ListCallsResponse:
@@ -97,4 +102,6 @@ class SummarizationService(summarization_pb_grpc.SummarizationServiceServicer):
                 item=task.paper.paper_id,
                 priority=Priority.BULK,
             )
-            return convert.summary_response_of(await engine.summarize_paper(task, caller))
+            summary = await engine.summarize_paper(task, caller)
+            note(summary)
+            return convert.summary_response_of(summary)

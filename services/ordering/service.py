@@ -4,10 +4,11 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
+from opentelemetry import trace
 from paperroute.v1 import ordering_service_pb2 as pb
 from paperroute.v1 import ordering_service_pb2_grpc as pb_grpc
 
-from services.common.telemetry.spans import annotate
+from services.common.telemetry import names
 from services.ordering import convert
 from services.ordering.caller import Caller
 from services.ordering.order import Anneal, order_papers
@@ -32,12 +33,15 @@ class OrderingService(pb_grpc.OrderingServiceServicer):
         """Order and cut the papers of one request."""
         caller = Caller(context.time_remaining())
         task = await asyncio.to_thread(convert.task_of, request)
-        annotate(paper_count=len(task.paper_ids), method=task.method.name)
+        span = trace.get_current_span()
+        span.set_attributes({names.PAPER_COUNT: len(task.paper_ids), names.METHOD: task.method.name.lower()})
         work = asyncio.get_running_loop().run_in_executor(
             self._workers, order_papers, task, self._anneal, caller, self._settings.search_factor
         )
         try:
-            return convert.response_of(await work)
+            order = await work
+            span.set_attribute(names.PATH_LENGTH, order.path_length)
+            return convert.response_of(order)
         finally:
             caller.leave()
 

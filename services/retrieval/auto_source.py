@@ -9,7 +9,10 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from datetime import UTC, date, timedelta
 
+from opentelemetry import trace
+
 from services.common.errors import NotReady, UpstreamFailed
+from services.common.telemetry import names
 from services.retrieval.arxiv_source import WaitTooLong
 from services.retrieval.sources import (
     NO_LIMITS,
@@ -90,7 +93,7 @@ class AutoSource:
                         else:
                             yield step
             except (UpstreamFailed, NotReady) as error:
-                logger.info("AUTO goes on: %s", error.message)
+                self._note(choice, error)
                 if not choices and failure is None:  # the API was the last of the first choices
                     failure = error
                     choices = self._after_failure(index, error)
@@ -100,6 +103,14 @@ class AutoSource:
                 return
         if failure:
             raise failure
+
+    def _note(self, choice: _Choice, error: UpstreamFailed | NotReady) -> None:
+        """Tell that a source did not answer; that the cache holds no answer is nothing to tell of."""
+        logger.info("AUTO goes on: %s", error.message)
+        if choice.source in (self._sources.fresh, self._sources.kept):
+            return
+        told = {names.SOURCE: choice.name.name.lower(), names.ERROR_TYPE: type(error).__name__}
+        trace.get_current_span().add_event(names.FALLBACK, told)
 
     async def _index(self, as_of: date) -> _Choice | None:
         """Return the local index and whether it is too old for the day; None when there is none."""

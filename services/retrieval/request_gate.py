@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from services.common.database import Database, clock_s
 from services.common.errors import PaperRouteError
+from services.common.telemetry import metrics, names
 from services.retrieval.arxiv_client import Fault, PageUnreadable
+from services.retrieval.cooldown import Cooldown
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Row
@@ -73,6 +75,7 @@ class RequestGate:
         self._spacing_s = spacing_s
         self._cooldown_s = cooldown_s
         self._chance = chance
+        self._cooldown = Cooldown()
         self._under_way: set[asyncio.Task[Any]] = set()
 
     def place(self) -> "Place":
@@ -112,6 +115,8 @@ class RequestGate:
             return answer
         finally:
             renewing.cancel()
+            if turn.sent_at is not None:
+                metrics.arxiv_requests.add(1, {names.OUTCOME: turn.outcome})
             await self._quietly(lambda connection: self._end(connection, turn))
 
     async def _renew(self, ticket: str) -> None:
@@ -133,6 +138,8 @@ class RequestGate:
         ahead = _queue_up(connection, gate, ticket, now)
         is_held = bool(gate.holder) and gate.lease_until > now
         ready_at = max(self._spaced_from(gate, now), gate.cooldown_until)
+        cooldown_s = max(gate.cooldown_until - now, 0)
+        self._cooldown.heard(cooldown_s)
         if not ahead and not is_held and ready_at <= now:
             _take(connection, ticket, now)
             return None
@@ -140,7 +147,7 @@ class RequestGate:
         return QueueWait(
             position=ahead + 1,
             expected_s=left_s + ahead * max(self._spacing_s, gate.request_s),
-            cooldown_s=max(gate.cooldown_until - now, 0),
+            cooldown_s=cooldown_s,
             poll_s=_clamped(ready_at - now if not ahead else left_s / 2),
         )
 
@@ -165,7 +172,8 @@ class RequestGate:
         if turn.throttling:
             values["throttled_count"] = gate.throttled_count + 1
             pause_s = max(turn.throttling.retry_after_s, self._pause_s(gate.throttled_count))
-            values["cooldown_until"] = max(gate.cooldown_until, now + pause_s)
+            values["cooldown_until"] = until = max(gate.cooldown_until, now + pause_s)
+            self._cooldown.heard(until - now)
         elif turn.is_answered:
             values["throttled_count"] = 0
         if values:
@@ -183,6 +191,7 @@ class Place:
     def __init__(self, gate: RequestGate) -> None:
         self._gate = gate
         self._turn = _Turn(ticket=uuid.uuid4().hex)
+        self._came_at = 0.0
         self._is_in_store = False
 
     async def __aenter__(self) -> Self:
@@ -196,6 +205,7 @@ class Place:
         """Return what stands before the request; None means that it is its turn. To be asked again every `poll_s`."""
         self._is_in_store = True
         self._turn.since = time.monotonic()
+        self._came_at = self._came_at or self._turn.since
         return await self._gate._wait(self._turn.ticket)  # noqa: SLF001
 
     async def run(self, request: Callable[[], T], keep: Callable[[T], Awaitable[None]]) -> T:
@@ -204,6 +214,7 @@ class Place:
         A request that has begun goes on when the caller is cancelled: the next one may not start beside it.
         """
         self._is_in_store = False
+        metrics.arxiv_wait.record(time.monotonic() - self._came_at)
         return await self._gate._run(self._turn, request, keep)  # noqa: SLF001
 
 
@@ -224,6 +235,11 @@ class _Turn:
             raise PageUnreadable("the request lost its turn", fault=Fault.BROKEN)
         self.sent_at = now
         return request()
+
+    @property
+    def outcome(self) -> str:
+        """Return what became of the request, for metrics."""
+        return "refused" if self.throttling else "ok" if self.is_answered else "failed"
 
     def took_s(self) -> float | None:
         """Return the time since the request was sent, None when it was not."""

@@ -9,6 +9,7 @@ from datetime import date, datetime
 from paperroute.v1 import usage_pb2
 
 from services.common.papers import Paper
+from services.common.telemetry import metrics, names
 from services.retrieval.filters import FilterCount, best_ranks, filtered, kept_counts, survey_policies
 from services.retrieval.sources import NO_LIMITS, Limits, Page, Source, SourceName, StartingOver, Step, Waiting
 from services.retrieval.withdrawn import marked_if_withdrawn
@@ -80,6 +81,8 @@ class _Found:
         if isinstance(step, Page):
             self.pages.append(step)
             self.usage.extend(step.usage)
+            if step.is_cached:  # what is asked now is counted where it is asked
+                metrics.arxiv_requests.add(1, {names.OUTCOME: "stale" if step.is_stale else "cached"})
         elif isinstance(step, StartingOver):
             self.pages.clear()
         return self.progress(waiting_for=step.waiting_for if isinstance(step, Waiting) else "")

@@ -7,10 +7,12 @@ from collections.abc import AsyncGenerator, Mapping
 from datetime import UTC, datetime
 
 import grpc
+from opentelemetry import trace
+from opentelemetry.util.types import AttributeValue
 from paperroute.v1 import retrieval_service_pb2 as pb
 from paperroute.v1 import retrieval_service_pb2_grpc as pb_grpc
 
-from services.common.telemetry.spans import annotate
+from services.common.telemetry import names
 from services.retrieval import convert
 from services.retrieval.search import SearchOutcome, search_papers
 from services.retrieval.sources import Source, SourceName
@@ -42,7 +44,20 @@ class RetrievalService(pb_grpc.RetrievalServiceServicer):
         async with contextlib.aclosing(events):
             async for event in events:
                 if isinstance(event, SearchOutcome):
-                    annotate(paper_count=len(event.papers))
+                    trace.get_current_span().set_attributes(_attributes_of(event))
                     yield convert.result_of(event, search)
                 else:
                     yield convert.progress_of(event)
+
+
+def _attributes_of(outcome: SearchOutcome) -> Mapping[str, AttributeValue]:
+    """Return what the span of a search tells of it; its terms are a caller's words and stay out."""
+    terms = outcome.terms
+    return {
+        names.SOURCE: ",".join(dict.fromkeys(term.source.name.lower() for term in terms)),
+        names.PAPER_COUNT: len(outcome.papers),
+        names.FOUND_COUNTS: [term.found_count for term in terms],
+        names.KEPT_COUNTS: [term.kept_count for term in terms],
+        names.CACHED_COUNT: sum(term.is_cached for term in terms),
+        names.STALE_COUNT: sum(term.is_stale for term in terms),
+    }

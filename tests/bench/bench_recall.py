@@ -142,7 +142,7 @@ async def gateway_before(provider: ProviderStandIn, data_dir: Path) -> AsyncIter
         os.environ[f"PAPERROUTE_{name}__BASE_URL"] = url
         os.environ[f"PAPERROUTE_{name}__API_KEY"] = KEY
     os.environ["PAPERROUTE_DATA_DIR"] = str(data_dir)
-    async with embedded() as address, open_channel(address) as channel:
+    async with embedded() as serving, open_channel(serving.address) as channel:
         yield pb_grpc.SurveyServiceStub(channel)
 
 

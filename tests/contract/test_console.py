@@ -1,6 +1,7 @@
 """The console over real HTTP, with a real gateway behind it: what a browser without scripts gets, what is refused."""
 
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -19,9 +20,14 @@ from pydantic import SecretStr
 
 from gateway.console import visitor
 from gateway.console.app import console_app
+from gateway.console.mounting import console_url
 from gateway.console.serving import ConsoleServer
+from gateway.server import mount
+from gateway.settings import GatewaySettings
 from services.common.channel import open_channel
-from services.common.settings import ClientSettings
+from services.common.errors import NotReady
+from services.common.server import RoleServer
+from services.common.settings import ClientSettings, SettingsError, SharedSettings
 
 ADMIN = "an-admin-token-of-the-settings"
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(2)>'
@@ -316,3 +322,55 @@ async def token_of(gateway: Gateway, tenant: str) -> str:
         await stub.CreateTenant(made, timeout=10)
         request = admin_pb.CreateTokenRequest(tenant=tenant, scope=admin_pb.TOKEN_SCOPE_WRITE)
         return (await stub.CreateToken(request, timeout=10)).secret
+
+
+# With the gateway
+
+
+@contextlib.asynccontextmanager
+async def served_console(tmp_path: Path, **settings: Any) -> AsyncIterator[str]:
+    """Serve a gateway whose settings ask for a console, and yield the console's address."""
+    host = RoleServer("127.0.0.1:0")
+    fakes = Fakes(found=papers(1))
+    fakes.add_to(host)
+    own = GatewaySettings(**{"console_listen": "127.0.0.1:0", **settings})
+    mount(host, own, SharedSettings(data_dir=tmp_path))
+    await host.start()
+    try:
+        yield console_url(host)
+    finally:
+        await host.stop(0)
+
+
+async def test_a_gateway_serves_its_console_on_a_port_of_its_own(tmp_path: Path):
+    async with (
+        served_console(tmp_path) as url,
+        aiohttp.ClientSession() as http,
+        http.get(f"{url}/surveys") as answer,
+    ):
+        assert (answer.status, "There is none." in await answer.text()) == (200, True)
+
+
+async def test_the_names_of_the_settings_are_taken_too(tmp_path: Path):
+    async with (
+        served_console(tmp_path, console_hosts="papers.example, other.example") as url,
+        aiohttp.ClientSession(headers={"Host": "papers.example:50080"}) as http,
+        http.get(url) as answer,
+    ):
+        assert answer.status == 200
+
+
+async def test_a_console_beyond_loopback_wants_what_the_gateway_wants(tmp_path: Path):
+    own = GatewaySettings(console_listen="0.0.0.0:0")
+    with pytest.raises(SettingsError, match=r"PAPERROUTE_GATEWAY__CONSOLE_LISTEN.*AUTH=tokens"):
+        mount(RoleServer("127.0.0.1:0"), own, SharedSettings(data_dir=tmp_path))
+
+
+async def test_a_taken_port_is_told_by_the_name_of_its_variable(tmp_path: Path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(NotReady, match="CONSOLE_LISTEN"):
+            async with served_console(tmp_path, console_listen=listen):
+                pass
+        async with served_console(tmp_path) as url:  # nothing was left open
+            assert url

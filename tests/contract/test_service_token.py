@@ -164,7 +164,7 @@ async def test_retrieval_shows_the_token_to_the_embedding_service(tmp_path: Path
 
 
 async def test_the_services_behind_an_embedded_gateway_are_not_for_its_clients():
-    async with embedded() as address, open_channel(address) as channel:
+    async with embedded() as serving, open_channel(serving.address) as channel:
         codes = {await code_of(called(channel, method)) for role in FILES for method in methods_of(role)}
         health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
 
@@ -174,7 +174,7 @@ async def test_the_services_behind_an_embedded_gateway_are_not_for_its_clients()
 
 async def test_an_embedded_gateway_takes_the_service_token_that_is_set(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PAPERROUTE_SERVICE_TOKEN", TOKEN.get_secret_value())
-    async with embedded() as address, open_channel(address, service_token=TOKEN) as channel:
+    async with embedded() as serving, open_channel(serving.address, service_token=TOKEN) as channel:
         code = await code_of(called(channel, methods_of("ordering")[0]))
 
     assert code is grpc.StatusCode.INVALID_ARGUMENT

@@ -331,8 +331,8 @@ async def test_a_survey_is_written_behind_one_encrypted_port_for_clients_with_ce
         monkeypatch.setenv(f"PAPERROUTE_GATEWAY__{name}", value)
     client = client_of(files, own="client").model_copy(update={"token": SecretStr(ADMIN_TOKEN)})
     spec = survey_pb.SurveySpec(question="How is LoRA used?", source=search_pb2.SOURCE_SAMPLE, max_papers=10)
-    async with embedded(listen=None) as address:
-        port = address.rpartition(":")[2]
+    async with embedded(listen=None) as serving:
+        port = serving.address.rpartition(":")[2]
         async with open_channel(f"127.0.0.1:{port}", client=client) as channel:
             stub = pb_grpc.SurveyServiceStub(channel)
             made = await stub.CreateSurvey(pb.CreateSurveyRequest(spec=spec), timeout=30)

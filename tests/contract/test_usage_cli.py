@@ -9,8 +9,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from fakes import Fakes, papers
+from fakes import MODEL, Fakes, papers
 from gateways import Gateway, gateway_with
+from paperroute.v1 import usage_pb2
 from processes import paperroute
 
 TIMEOUT_S = 60
@@ -41,6 +42,21 @@ async def test_a_table_has_a_row_for_each_group_and_their_sum(gateway: Gateway):
     assert lines["summarize"][1:5] == ["fake:writer", "2", "6", "60"]
     assert "unpriced" in lines["frame"]
     assert lines["total"][1:3] == ["2", "12"]
+
+
+async def test_what_the_ledger_served_is_shown_with_its_share(tmp_path: Path):
+    served = usage_pb2.ModelUsage(
+        model=MODEL, call_count=1, served_call_count=3, served_input_tokens=30, avoided_cost_nano_usd=2_500_000_000
+    )
+    async with gateway_with(Fakes(found=papers(1), section_usage=served), tmp_path) as gateway:
+        await gateway.finished()
+        table = await run(gateway, "--stage", "write")
+        rows = await run(gateway, "--stage", "write", "--csv")
+
+    assert table.stdout.splitlines()[1].split()[:4] == ["1", "1", "75", "%"]
+    assert table.stdout.split()[-1] == "$2.5000"
+    (row,) = csv.DictReader(io.StringIO(rows.stdout))
+    assert (row["call_count"], row["served_call_count"], row["served_input_tokens"]) == ("1", "3", "30")
 
 
 async def test_csv_defuses_what_a_spreadsheet_would_run(gateway: Gateway):

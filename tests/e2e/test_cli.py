@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree
@@ -214,9 +215,13 @@ def test_the_second_survey_reads_its_vectors_from_the_store():
 
 def test_up_serves_surveys_until_a_signal():
     port = free_ports(1)[0]
-    environment = {**os.environ, "PAPERROUTE_GATEWAY__LISTEN": f"127.0.0.1:{port}"}
+    own = {"PAPERROUTE_GATEWAY__LISTEN": f"127.0.0.1:{port}", "PAPERROUTE_GATEWAY__CONSOLE_LISTEN": "127.0.0.1:0"}
+    environment = {**os.environ, **own}
     up = subprocess.Popen(paperroute("up"), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert f"127.0.0.1:{port}" in up.stdout.readline()
+    said = up.stdout.readline()
+    assert f"127.0.0.1:{port}" in said
+    with urllib.request.urlopen(said.rsplit(maxsplit=1)[-1], timeout=10) as page:  # noqa: S310  # our own
+        assert "Ask a question" in page.read().decode()
 
     done = run("survey", "RAG evaluation", "--source", "sample", "--gateway", f"127.0.0.1:{port}")
     up.send_signal(signal.SIGTERM)

@@ -141,7 +141,7 @@ async def test_sections_stream_side_by_side(monkeypatch: pytest.MonkeyPatch):
             monkeypatch.setenv(variable, value)
         models = pb.ModelChoice(write="openai:gpt-6.1-terra")
         spec = pb.SurveySpec(question=QUESTION, source=search_pb2.SOURCE_SAMPLE, max_papers=24, models=models)
-        async with embedded() as address, open_channel(address) as channel:
+        async with embedded() as serving, open_channel(serving.address) as channel:
             stub = pb_grpc.SurveyServiceStub(channel)
             created = await stub.CreateSurvey(service_pb.CreateSurveyRequest(spec=spec), timeout=10)
             watch = service_pb.WatchSurveyRequest(survey_id=created.survey.survey_id)

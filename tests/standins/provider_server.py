@@ -478,9 +478,9 @@ class _Exchange:
             await asyncio.sleep(seconds)
 
     def _begins(self, made: Made) -> None:
-        self._received.counted = made.counted
         self._received.answer_id = made.answer_id
-        if self._received.asked:
+        if self._received.asked:  # what a vector took was counted when it was asked for, and it has no output
+            self._received.counted = made.counted
             self._standin.began(self._received.asked, self._beginnings)
 
     def _headers(self, content_type: str) -> dict[str, str]:

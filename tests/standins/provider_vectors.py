@@ -16,9 +16,11 @@ def hashed_vector(text: str, dimension: int, *, is_normalized: bool) -> list[flo
         for at in range(0, len(digest), 4):
             number = int.from_bytes(digest[at : at + 4], "little")
             whole[number % FULL_DIMENSION] += 1.0 if number >> 31 else -1.0
-    part = [value / _length(whole) for value in whole[:dimension]]
-    return [value / _length(part) for value in part] if is_normalized else part
+    part = _scaled(whole[:dimension], whole)
+    return _scaled(part, part) if is_normalized else part
 
 
-def _length(values: list[float]) -> float:
-    return math.sqrt(sum(value * value for value in values)) or 1.0
+def _scaled(values: list[float], by: list[float]) -> list[float]:
+    """Return values divided by the length of a vector."""
+    length = math.sqrt(sum(value * value for value in by)) or 1.0
+    return [value / length for value in values]

@@ -16,8 +16,10 @@ from services.common.paid.faults import FaultKind, ProviderFault, RateState
 from services.common.paid.ledger import Ledger, key_of
 from services.common.paid.ledger_values import Busy, CallPage, Claimed, Recorded, payer_of
 from services.common.paid.prices import PriceBook
-from services.common.paid.sending import Sending, Wanted, worst_of
+from services.common.paid.sending import Sending, worst_of
 from services.common.paid.usage import TokenUsage, Usage
+from services.common.paid.wanted import Wanted
+from services.common.telemetry.model_calls import ModelCall
 
 if TYPE_CHECKING:
     from services.common.paid.governor import Governors
@@ -67,6 +69,16 @@ class PaidCall:
     """Prompt template with its version and hash."""
     worst: TokenUsage
     """Most tokens it can take; the input is estimated, the output is the limit that is sent."""
+    dimension: int = 0
+    """Length of the vectors that are asked for; 0 for a text."""
+    is_json: bool = False
+    """Whether the text is to be JSON."""
+    seed: int | None = None
+    messages: tuple[tuple[str, str], ...] = ()
+    """What is said to the model, each with who says it: "system", "user", "assistant". Shown where the operator wants
+    prompts in traces, and nowhere else."""
+    text_of: Callable[[bytes], str] = bytes.decode
+    """Reads the text of an answer from what is recorded of it, to be shown likewise."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +90,8 @@ class Reply:
     tokens: TokenUsage
     outcome: Outcome = Outcome.OK
     response_id: str = ""
+    response_model: str = ""
+    """What the provider calls the model that answered."""
     rate: RateState | None = None
 
 
@@ -88,7 +102,7 @@ class Answer:
     body: bytes
     outcome: Outcome
     usage: Usage
-    """Of this call for this caller: the payer sees the cost, any other caller 0 and `avoided_cost_nano_usd`."""
+    """Of this call for this caller: the payer sees what it paid, any other caller what it was served instead."""
     is_recorded: bool
     """Whether it was served from the ledger."""
 
@@ -129,14 +143,16 @@ class PaidCalls:
             UpstreamFailed: the ledger does not answer.
         """
         key = key_of(call, caller)
+        observed = ModelCall(call, caller, is_stream=sink is not None)
         while True:
             other = self._under_way.get(key)
             if other is None:
-                return await self._lead(key, Wanted(call, caller, send, sink))
-            await _ended(other, caller, call.model)
+                return await self._lead(key, Wanted(call, caller, send, sink, observed))
+            with observed.under_way():
+                await _ended(other, caller, call.model)
             recorded = None if other.cancelled() or other.exception() else other.result().recorded
             if recorded is not None:
-                return _served(recorded, caller)
+                return _served(recorded, caller, observed)
 
     async def list_calls(self, tenant: str, survey_id: str, page_size: int = 0, page_token: str = "") -> CallPage:
         """Return a page of the calls that a survey paid for; see `Ledger.list_calls`."""
@@ -173,12 +189,16 @@ class PaidCalls:
         return task.result().answer
 
     async def _landed(self, key: str, wanted: Wanted) -> "Landed":
+        with wanted.observed.under_way():
+            return await self._found_or_sent(key, wanted)
+
+    async def _found_or_sent(self, key: str, wanted: Wanted) -> "Landed":
         await self._load_prices()
         call, caller = wanted.call, wanted.caller
         worst_nano_usd = worst_of(call, self._prices)
         found = await self._claimed(key, wanted, worst_nano_usd)
         if isinstance(found, Recorded):
-            return Landed(answer=_served(found, caller), recorded=found)
+            return Landed(answer=_served(found, caller, wanted.observed), recorded=found)
         caller.purse.settle(0, found.lost_nano_usd)
         governor = self._governors.of(call.model)
         sending = Sending(
@@ -192,6 +212,7 @@ class PaidCalls:
         )
         sent = await sending.run()
         reply = sent.reply
+        wanted.observed.answered(reply)
         answer = Answer(body=reply.body, outcome=reply.outcome, usage=sent.paid, is_recorded=False)
         is_kept = reply.outcome is Outcome.OK
         recorded = Recorded(body=reply.body, payer=payer_of(caller), paid=sent.answered) if is_kept else None
@@ -242,11 +263,13 @@ class Landed:
     """For all others that asked the same; None when they have to ask themselves."""
 
 
-def _served(recorded: Recorded, caller: Caller) -> Answer:
+def _served(recorded: Recorded, caller: Caller, observed: ModelCall) -> Answer:
     """Return a recorded answer; what the payer gets back counts in its purse."""
     usage = recorded.usage_for(caller)
     caller.purse.settle(0, usage.cost_nano_usd or 0)
-    return Answer(body=recorded.body, outcome=Outcome.OK, usage=usage, is_recorded=True)
+    answer = Answer(body=recorded.body, outcome=Outcome.OK, usage=usage, is_recorded=True)
+    observed.served(answer)
+    return answer
 
 
 async def _ended(task: "asyncio.Task[Landed]", caller: Caller, model: str) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import math
 import random
+import time
 from bisect import insort
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -39,6 +40,11 @@ class Window:
         self._is_unused = self._is_starting = True
         self._blocked_at: float | None = None
         self._cut_at = -math.inf
+
+    @property
+    def size(self) -> int:
+        """How many calls may be in flight now."""
+        return int(self._size)
 
     def divide(self, workers: int) -> None:
         """Begin with one worker's part; of no effect once a call has asked for a place."""
@@ -191,6 +197,16 @@ class Gate:
         self._queue: list[Ticket] = []
         self._numbers = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def waiting_count(self) -> int:
+        """How many calls wait for their turn."""
+        return len(self._queue)
+
+    @property
+    def cooldown_s(self) -> float:
+        """How long nobody may go yet after a refusal; to be asked in any thread."""
+        return max(0.0, self._pauses.until - time.monotonic())  # the clock of loops
 
     def is_used(self) -> bool:
         """Return whether calls wait or are in flight."""

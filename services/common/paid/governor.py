@@ -21,6 +21,7 @@ from services.common.paid.faults import REACTIONS, FaultKind, ProviderFault
 from services.common.paid.shared_limits import Shared, SharedLimits, Told
 from services.common.paid.team import Team
 from services.common.paid.usage import TokenUsage
+from services.common.telemetry import saturation
 
 if TYPE_CHECKING:
     from services.common.paid.bucket import Limit
@@ -108,7 +109,7 @@ class Governor:
         from services.common.paid.gate import Gate, Pauses, Window
         from services.common.paid.meter import Pace
 
-        self._model = model
+        self.model = model
         self._replicas = replicas
         self._chance = chance
         self._pace = Pace(_limit_of(limits.requests_per_minute), _limit_of(limits.tokens_per_minute))
@@ -126,11 +127,32 @@ class Governor:
                 is_used=self._gate.is_used,
                 has_queue=self._gate.has_queue,
             )
+        saturation.watch(self)
 
     @property
     def mean_in_flight(self) -> float:
         """How many calls were in flight on average while there were any, over the last half minute of use."""
         return self._gate.in_flight.mean()
+
+    @property
+    def limit(self) -> int:
+        """How many calls may be in flight now."""
+        return self._window.size
+
+    @property
+    def in_flight_count(self) -> int:
+        """How many are."""
+        return self._gate.in_flight.count
+
+    @property
+    def waiting_count(self) -> int:
+        """How many wait for their turn."""
+        return self._gate.waiting_count
+
+    @property
+    def cooldown_s(self) -> float:
+        """How long nobody may go yet after a refusal."""
+        return self._gate.cooldown_s
 
     async def run(
         self,
@@ -173,6 +195,7 @@ class Governor:
 
     async def close(self) -> None:
         """End the exchange with the other workers."""
+        saturation.forget(self)
         if self._team:
             await self._team.close()
 
@@ -234,7 +257,7 @@ class Governor:
             self._team.tell_pause(now + pause_s)
 
     def _late(self, what: str) -> "_TooLate":
-        return _TooLate(FaultKind.TIMEOUT, self._model, f"the caller's time is too short for {what}")
+        return _TooLate(FaultKind.TIMEOUT, self.model, f"the caller's time is too short for {what}")
 
     async def _within(self, deadline: Deadline, work: Awaitable[T], what: Callable[[], str]) -> T:
         """Await work for as long as the deadline allows; `what` names what was waited for."""

@@ -1,6 +1,6 @@
 """What a ledger takes and gives."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 
 from services.common.paid.caller import Caller
@@ -45,10 +45,20 @@ class Recorded:
     paid: Usage
 
     def usage_for(self, caller: Caller) -> Usage:
-        """Return the usage as a caller sees it: the payer the cost, any other one 0 and what it did not pay."""
+        """Return the usage as a caller sees it: the payer what it paid, any other one what it was served instead."""
+        paid = self.paid
         if payer_of(caller) == self.payer:
-            return self.paid
-        return replace(self.paid, cost_nano_usd=0, avoided_cost_nano_usd=self.paid.cost_nano_usd or 0)
+            return paid
+        return Usage(
+            model=paid.model,
+            call_count=0,
+            cost_nano_usd=0,
+            avoided_cost_nano_usd=paid.cost_nano_usd or 0,
+            served_call_count=1,
+            served_input_tokens=paid.input_tokens,
+            served_output_tokens=paid.output_tokens,
+            is_estimated=paid.is_estimated,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,16 +1,13 @@
 """A claimed call on its way: its attempts, what broke, what it cost, and its end in the ledger."""
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from services.common.errors import PaperRouteError
-from services.common.paid.caller import Caller
 from services.common.paid.faults import MAY_BE_PAID, FaultKind, ProviderFault
 from services.common.paid.ledger import Ledger
 from services.common.paid.ledger_values import CallState, Claimed
@@ -18,8 +15,11 @@ from services.common.paid.prices import NOT_KNOWN, PriceBook, Priced, PriceSourc
 from services.common.paid.usage import TokenUsage, Usage, plausible, summed
 
 if TYPE_CHECKING:
-    from services.common.paid.calls import Landed, PaidCall, Reply, Send, TextSink
+    from collections.abc import Callable
+
+    from services.common.paid.calls import PaidCall, Reply
     from services.common.paid.governor import Governor
+    from services.common.paid.wanted import Wanted
 
 logger = logging.getLogger(__name__)
 
@@ -28,84 +28,6 @@ MAX_CALL_S = 180.0
 BYTES_STEP = 64
 """To which multiple the bytes of a prompt are rounded up: calls then share their worst cases, which are kept."""
 _BROKEN_STATES = {FaultKind.TRUNCATED: CallState.TRUNCATED, FaultKind.MALFORMED: CallState.MALFORMED}
-
-
-class CallerLeft(Exception):
-    """Nobody waits for the answer any more, and nothing was sent that would have to be awaited."""
-
-
-class LiveText:
-    """Passes text on as it is written, until its taker has left."""
-
-    def __init__(self, sink: "TextSink") -> None:
-        self._sink: TextSink | None = sink
-        self._has_text = False
-
-    def text(self, piece: str) -> None:
-        """Pass on the next piece."""
-        if self._sink is not None:
-            self._has_text = True
-            self._sink.text(piece)
-
-    def restart(self, reason: str) -> None:
-        """Say that the text begins anew, unless none was passed on yet."""
-        if self._sink is not None and self._has_text:
-            self._has_text = False
-            self._sink.restart(reason)
-
-    def close(self) -> None:
-        """Pass on nothing more."""
-        self._sink = None
-
-
-class Wanted:
-    """A call as its caller wants it, for as long as the caller waits."""
-
-    def __init__(self, call: "PaidCall", caller: Caller, send: "Send", sink: "TextSink | None") -> None:
-        """Describe it; the arguments are those of `PaidCalls.run`."""
-        self.call = call
-        self.caller = caller
-        self.send = send
-        self.live = LiveText(sink) if sink is not None else None
-        self.task: asyncio.Task[Landed] | None = None
-        """Looks for the answer, and makes the call."""
-        self.has_left = False
-        """Whether nobody waits for the answer any more."""
-        self._may_cancel = False
-
-    def leave(self) -> None:
-        """Note that the caller has gone. What was sent goes on, since it is paid for; what waits is given up."""
-        self.has_left = True
-        if self.live is not None:
-            self.live.close()
-        if self._may_cancel and self.task is not None:
-            self.task.cancel()
-
-    def stay(self) -> None:
-        """Raise CallerLeft if the caller has gone."""
-        if self.has_left:
-            raise CallerLeft
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Hold a wait that is given up when the caller goes."""
-        self.stay()
-        with self._cancellable(is_so=True):
-            yield
-
-    @contextlib.contextmanager
-    def under_way(self) -> Iterator[None]:
-        """Hold what is not given up, inside of a wait."""
-        with self._cancellable(is_so=False):
-            yield
-
-    @contextlib.contextmanager
-    def _cancellable(self, *, is_so: bool) -> Iterator[None]:
-        before, self._may_cancel = self._may_cancel, is_so
-        try:
-            yield
-        finally:
-            self._may_cancel = before
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,7 +46,7 @@ class Sending:
 
     def __init__(
         self,
-        wanted: Wanted,
+        wanted: "Wanted",
         claimed: Claimed,
         *,
         worst_nano_usd: int | None,
@@ -174,12 +96,13 @@ class Sending:
         except BaseException:
             await self._drop()
             raise
-        tokens = self._counted(reply.tokens)
+        state, tokens = CallState(reply.outcome.value), self._counted(reply.tokens)
         priced = self._priced(tokens)
         self._settle(priced)
+        self._bill(state, tokens, priced)
         await self._ledger.finish(
             self._claimed,
-            state=CallState(reply.outcome.value),
+            state=state,
             tokens=tokens,
             priced=priced,
             body=reply.body,
@@ -230,16 +153,23 @@ class Sending:
 
     async def _try(self) -> "Reply":
         self._owes_row = True
+        observed, live = self._wanted.observed, self._wanted.live
+        observed.attempted()
         began = time.monotonic()
         try:
-            return await self._bounded_send()
+            reply = await self._bounded_send()
         except PaperRouteError:
             self._owes_row = False  # it was not sent: the key is missing
             raise
         except ProviderFault as fault:
             self._seconds = time.monotonic() - began
+            observed.broke(fault)
             await self._broke(fault)
             raise
+        else:
+            if live is not None and live.first_at_s is not None:
+                observed.first_chunk(live.first_at_s - began)
+            return reply
         finally:
             self._seconds = time.monotonic() - began
 
@@ -264,6 +194,7 @@ class Sending:
         if fault.tokens is not None:
             self._broken.append(replace(self._usage(tokens, priced), call_count=0))
         state = _BROKEN_STATES.get(fault.kind, CallState.FAILED)
+        self._bill(state, tokens, priced)
         await self._ledger.add_broken(self._claimed, state=state, tokens=tokens, priced=priced, seconds=self._seconds)
         self._owes_row = False
 
@@ -273,6 +204,8 @@ class Sending:
         An attempt cut short by the end of the process may have been paid for: its row is left to its lease, to be lost.
         """
         if self._attempt is not None and (not self._attempt.done() or self._attempt.cancelled()):
+            self._bill(CallState.LOST, TokenUsage(), NOT_KNOWN)
+            self._wanted.observed.lost()
             return
         if not self._owes_row:
             self._settle(None)
@@ -280,7 +213,17 @@ class Sending:
             return
         priced = self._priced(TokenUsage())
         self._settle(priced)
+        self._bill(CallState.FAILED, TokenUsage(), priced)
         await self._ledger.finish(self._claimed, state=CallState.FAILED, tokens=TokenUsage(), priced=priced)
+
+    def _bill(self, state: CallState, tokens: TokenUsage, priced: Priced) -> None:
+        """Count a row of the ledger as the gateway does: at its worst case where nobody knows what it cost."""
+        is_known = priced.cost_nano_usd is not None
+        cost = priced.cost_nano_usd if is_known else self._worst_nano_usd
+        if state is CallState.FAILED and not (tokens.input_tokens or tokens.output_tokens or cost):
+            return  # it took nothing
+        is_estimated = tokens.is_estimated or (not is_known and cost is not None)
+        self._wanted.observed.billed(tokens, cost, is_estimated=is_estimated)
 
     async def _note(self, fault: ProviderFault) -> None:
         logger.info("%s for %s: %s", self._wanted.caller.stage, self._wanted.caller.survey_id, fault)

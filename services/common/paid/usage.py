@@ -52,6 +52,7 @@ class Usage:
     model: str
     """As it was called, "provider:model"."""
     call_count: int = 1
+    """Calls that were paid for, like the tokens below; what the ledger answered is in the fields that are served."""
     input_tokens: int = 0
     cached_input_tokens: int = 0
     cache_write_tokens: int = 0
@@ -60,8 +61,14 @@ class Usage:
     cost_nano_usd: int | None
     """None means unpriced, which is not zero."""
     avoided_cost_nano_usd: int = 0
+    served_call_count: int = 0
+    served_input_tokens: int = 0
+    served_output_tokens: int = 0
     is_estimated: bool = False
     """Whether we counted the tokens, because the provider did not say."""
+
+
+_COUNTS = tuple(each.name for each in fields(Usage) if each.name not in {"model", "cost_nano_usd", "is_estimated"})
 
 
 def usage_message(usage: Usage) -> usage_pb2.ModelUsage:
@@ -82,15 +89,10 @@ def summed(usages: Iterable[Usage]) -> tuple[Usage, ...]:
 
 def _sum(left: Usage, right: Usage) -> Usage:
     is_priced = left.cost_nano_usd is not None and right.cost_nano_usd is not None
+    counts = {name: getattr(left, name) + getattr(right, name) for name in _COUNTS}
     return Usage(
         model=left.model,
-        call_count=left.call_count + right.call_count,
-        input_tokens=left.input_tokens + right.input_tokens,
-        cached_input_tokens=left.cached_input_tokens + right.cached_input_tokens,
-        cache_write_tokens=left.cache_write_tokens + right.cache_write_tokens,
-        output_tokens=left.output_tokens + right.output_tokens,
-        reasoning_tokens=left.reasoning_tokens + right.reasoning_tokens,
         cost_nano_usd=(left.cost_nano_usd or 0) + (right.cost_nano_usd or 0) if is_priced else None,
-        avoided_cost_nano_usd=left.avoided_cost_nano_usd + right.avoided_cost_nano_usd,
         is_estimated=left.is_estimated or right.is_estimated,
+        **counts,
     )

@@ -158,11 +158,12 @@ class _Answer:
     refusal: str = ""
     tokens: TokenUsage | None = None
     response_id: str = ""
+    model: str = ""
 
     def take(self, event: Any) -> str:
         """Note what an event of a stream says and return its text."""
         if event.type == "message_start":
-            self.response_id = event.message.id
+            self.response_id, self.model = event.message.id, event.message.model or ""
             self.exchange.counted = self.tokens = _tokens(event.message.usage, None)
         elif event.type == "message_delta":
             self._end(event.delta)
@@ -174,7 +175,7 @@ class _Answer:
 
     def read(self, message: Any) -> None:
         """Note an answer in one piece."""
-        self.response_id = message.id
+        self.response_id, self.model = message.id, message.model or ""
         self._end(message)
         self.tokens = _tokens(message.usage, None)
         self.exchange.add("".join(block.text for block in message.content if block.type == "text"))
@@ -196,6 +197,7 @@ class _Answer:
             refusal=(self.refusal or self.reason) if finish is Finish.REFUSED else "",
             tokens=self.tokens or self.exchange.estimated(),
             response_id=self.response_id,
+            model=self.model,
             rate=rate_state_of(self.headers or {}),
             parameters={name: value for name, value in self.parameters.items() if name != _SCHEMA},
         )

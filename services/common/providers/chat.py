@@ -72,6 +72,8 @@ class ChatReply:
     """What the provider gives as the reason of a refusal."""
     tokens: TokenUsage
     response_id: str = ""
+    model: str = ""
+    """As the provider names it in its answer."""
     rate: RateState | None = None
     parameters: Mapping[str, object]
     """Those that were sent beside the prompt, after the ones the server refused were left out."""
@@ -85,6 +87,8 @@ class EmbeddingReply:
     """One for each text, as the provider gave them: not of length 1 with all of them."""
     tokens: TokenUsage
     response_id: str = ""
+    model: str = ""
+    """As the provider names it in its answer."""
     rate: RateState | None = None
 
 

@@ -172,10 +172,12 @@ class _Answer:
     block: str = ""
     usage: Any = None
     response_id: str = ""
+    model: str = ""
 
     def take(self, response: Any) -> str:
         """Note what an answer, or an event of a stream, says, and return its text."""
         self.response_id = response.response_id or self.response_id
+        self.model = response.model_version or self.model
         self.usage = response.usage_metadata or self.usage
         if response.prompt_feedback and response.prompt_feedback.block_reason:
             self.block = response.prompt_feedback.block_reason.value
@@ -204,6 +206,7 @@ class _Answer:
             refusal=(self.block or self.reason) if finish is Finish.REFUSED else "",
             tokens=_tokens(self.usage, self.exchange),
             response_id=self.response_id,
+            model=self.model,
             parameters={name: value for name, value in self.parameters.items() if name != _SCHEMA},
         )
 

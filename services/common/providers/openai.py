@@ -131,6 +131,7 @@ class OpenAiProvider:
                     vectors=tuple(tuple(each.embedding) for each in by_place),
                     tokens=_tokens(reply.usage, exchange),
                     response_id=raw.headers.get("x-request-id", ""),
+                    model=reply.model or "",
                     rate=rate_state_of(raw.headers),
                 )
 
@@ -198,11 +199,13 @@ class _Answer:
     reason: str | None = None
     usage: Any = None
     response_id: str = ""
+    model: str = ""
     thoughts: Thoughts = field(default_factory=Thoughts)
 
     def take(self, chunk: Any) -> str:
         """Note what an event of a stream says and return its text."""
         self.response_id = chunk.id or self.response_id
+        self.model = chunk.model or self.model
         self.usage = chunk.usage or self.usage
         if not chunk.choices:
             return ""
@@ -214,7 +217,7 @@ class _Answer:
     def read(self, completion: Any) -> None:
         """Note an answer in one piece."""
         choice = completion.choices[0]
-        self.response_id = completion.id or ""
+        self.response_id, self.model = completion.id or "", completion.model or ""
         self.usage = completion.usage
         self.reason = choice.finish_reason
         self.refusal = choice.message.refusal or ""
@@ -237,6 +240,7 @@ class _Answer:
             refusal=self.refusal or (self.reason if finish is Finish.REFUSED else ""),
             tokens=_tokens(self.usage, self.exchange),
             response_id=self.response_id,
+            model=self.model,
             rate=rate_state_of(self.headers or {}),
             parameters={name: value for name, value in self.parameters.items() if name != _SCHEMA},
         )

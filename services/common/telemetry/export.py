@@ -1,26 +1,36 @@
-"""Where telemetry goes: an OTLP receiver, a Prometheus that scrapes. The only module that imports the SDK."""
+"""Where telemetry goes: an OTLP receiver, a Prometheus that scrapes. With neither, the SDK is not imported."""
 
 from collections.abc import Callable
 
-from opentelemetry import trace
-
-from services.common.settings import SharedSettings
+from services.common.addresses import is_loopback
+from services.common.settings import PREFIX, SettingsError, SharedSettings
 
 
 def configure(role: str, shared: SharedSettings) -> Callable[[], None]:
-    """Send spans to an OTLP gRPC receiver from now on; return what ends it, flushing for at most 5 s.
+    """Send traces and metrics from now on; return what ends it, which blocks for at most 5 s.
 
-    With nothing to export to the SDK is not imported.
+    Raises:
+        SettingsError: metrics cannot be served where they are to be, or what sends them is not installed.
     """
-    if not shared.otlp_endpoint:
+    listen = shared.metrics_listen
+    if not (shared.otlp_endpoint or listen):
         return lambda: None
-    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    if listen and not (shared.allow_insecure_listen or is_loopback(listen)):
+        raise SettingsError(
+            [
+                f"{PREFIX}METRICS_LISTEN={listen!r}: refusing to listen beyond loopback, where anybody could read the "
+                f"metrics; set {PREFIX}ALLOW_INSECURE_LISTEN=true only where the network itself is protected"
+            ]
+        )
+    try:
+        from services.common.telemetry.sdk import Exports
+    except ImportError as error:
+        name = f"{PREFIX}OTLP_ENDPOINT" if shared.otlp_endpoint else f"{PREFIX}METRICS_LISTEN"
+        raise SettingsError([f"{name}: {error.name} is not installed; install paperroute[telemetry]"]) from error
+    exports = Exports(role, endpoint=shared.otlp_endpoint, listen=listen)
+    exports.become_global()
+    if shared.trace_content:
+        from services.common.telemetry.model_calls import trace_content
 
-    provider = TracerProvider(resource=Resource.create({"service.name": f"paperroute-{role}"}), shutdown_on_exit=False)
-    exporter = OTLPSpanExporter(endpoint=shared.otlp_endpoint, insecure=True, timeout=5)
-    provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=500))
-    trace.set_tracer_provider(provider)
-    return provider.shutdown
+        trace_content(is_on=True)
+    return exports.end

@@ -81,7 +81,7 @@ surveys = _meter.create_counter(names.SURVEYS, unit="{survey}", description="Sur
 survey_cost = _meter.create_histogram(
     names.SURVEY_COST,
     unit="USD",
-    description="What surveys cost when they ended, by paperroute.state.",
+    description="What ended surveys cost, once no call of theirs is under way any more, by paperroute.state.",
     explicit_bucket_boundaries_advisory=names.COST_BOUNDS_USD,
 )
 survey_duration = _meter.create_histogram(
@@ -99,7 +99,7 @@ stage_duration = _meter.create_histogram(
 queue_wait = _meter.create_histogram(
     names.QUEUE_WAIT,
     unit="s",
-    description="From the creation of a survey to its turn.",
+    description="From the creation of a survey, or from its resumption, to its turn.",
     explicit_bucket_boundaries_advisory=names.LONG_DURATION_BOUNDS_S,
 )
 

@@ -24,10 +24,14 @@ def annotate(**values: str | float) -> None:
 
 def set_usage(span: Span, usages: Sequence[usage_pb2.ModelUsage]) -> None:
     """Set calls, tokens and cost of a span; a cost not wholly known is marked UNPRICED beside what is."""
+    if not span.is_recording():
+        return
     span.set_attribute(names.CALL_COUNT, sum(usage.call_count for usage in usages))
+    span.set_attribute(names.SERVED_CALL_COUNT, sum(usage.served_call_count for usage in usages))
     span.set_attribute(names.INPUT_TOKENS, sum(usage.input_tokens for usage in usages))
     span.set_attribute(names.OUTPUT_TOKENS, sum(usage.output_tokens for usage in usages))
     span.set_attribute(names.COST_USD, sum(usage.cost_nano_usd for usage in usages) / NANO)
+    span.set_attribute(names.AVOIDED_COST_USD, sum(usage.avoided_cost_nano_usd for usage in usages) / NANO)
     unpriced = [usage.model for usage in usages if not usage.HasField("cost_nano_usd")]
     if unpriced:
         span.set_attribute(names.UNPRICED, unpriced)
@@ -38,21 +42,48 @@ def set_usage(span: Span, usages: Sequence[usage_pb2.ModelUsage]) -> None:
 @contextlib.contextmanager
 def span(name: str, kind: SpanKind = SpanKind.INTERNAL, **options: Any) -> Iterator[Span]:
     """Open a span below the current one; an exception marks it failed with its type and passes through."""
-    with _tracer.start_as_current_span(
-        name, kind=kind, record_exception=False, set_status_on_exception=False, **options
-    ) as current:
+    with held(begun(name, kind, **options)) as current:
+        yield current
+
+
+def begun(name: str, kind: SpanKind = SpanKind.INTERNAL, **options: Any) -> Span:
+    """Return a span that begins now, for `held`; in any thread. One that is never held is never sent."""
+    return _tracer.start_span(name, kind=kind, **options)
+
+
+@contextlib.contextmanager
+def held(span: Span) -> Iterator[Span]:
+    """Make a span that has begun the current one, and end it; an exception is dealt with as `span` does."""
+    with trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
         try:
-            yield current
+            yield span
         except BaseException as error:
-            current.set_attribute(names.ERROR_TYPE, type(error).__name__)
-            current.set_status(Status(StatusCode.ERROR))
+            mark_failed(span, type(error).__name__)
             raise
 
 
-def traceparent() -> str:
-    """Return the W3C traceparent of the current span, to go on below it elsewhere or later; "" without a trace."""
+def mark_failed(span: Span, error_type: str, reason: str = "") -> None:
+    """Say that what a span tells of failed. Messages of exceptions stay out: they may hold what a caller wrote.
+
+    Args:
+        span: the one.
+        error_type: the exception's class, or the status it became.
+        reason: as callers are told, "UPSTREAM_FAILED"; empty where they are not.
+    """
+    span.set_attribute(names.ERROR_TYPE, error_type)
+    if reason:
+        span.set_attribute(names.REASON, reason)
+    span.set_status(Status(StatusCode.ERROR))
+
+
+def traceparent(span: Span | None = None) -> str:
+    """Return the W3C traceparent of a span, to go on below it elsewhere or later; "" without a trace.
+
+    Args:
+        span: None stands for the current one.
+    """
     carrier: dict[str, str] = {}
-    propagate.inject(carrier)
+    propagate.inject(carrier, context=None if span is None else trace.set_span_in_context(span))
     return carrier.get("traceparent", "")
 
 

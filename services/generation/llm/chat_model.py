@@ -186,6 +186,10 @@ class ChatModel:
             scope=Scope.TENANT if caller.is_private else call.scope,
             prompt_id=call.prompt_id,
             worst=_worst_of(request),
+            is_json=request.schema is not None,
+            seed=request.seed,
+            messages=_messages_of(request),
+            text_of=_text_of,
         )
         try:
             answer = await self._calls.run(paid, caller, send, call.sink)
@@ -246,6 +250,7 @@ def _reply_of(reply: ChatReply, form: type[BaseModel] | None) -> Reply:
         tokens=reply.tokens,
         outcome=outcome,
         response_id=reply.response_id,
+        response_model=reply.model,
         rate=reply.rate,
     )
 
@@ -258,6 +263,19 @@ def _is_of_use(text: str, form: type[BaseModel] | None) -> bool:
     except ValidationError:
         return False
     return True
+
+
+def _messages_of(request: ChatRequest) -> tuple[tuple[str, str], ...]:
+    said = [("system", request.system), ("user", request.shared), ("user", request.prompt)]
+    for turn in request.turns:
+        said += [("assistant", turn.answer), ("user", turn.correction)]
+    return tuple((role, text) for role, text in said if text)
+
+
+def _text_of(body: bytes) -> str:
+    """Return what a model said: its text, or why it declined."""
+    told = json.loads(body)
+    return str(told["text"] or told["refusal"])
 
 
 def _payload_of(request: ChatRequest) -> bytes:

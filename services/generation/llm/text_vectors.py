@@ -80,5 +80,8 @@ def _usage_of(message: usage_pb2.ModelUsage) -> Usage:
         reasoning_tokens=message.reasoning_tokens,
         cost_nano_usd=message.cost_nano_usd if message.HasField("cost_nano_usd") else None,
         avoided_cost_nano_usd=message.avoided_cost_nano_usd,
+        served_call_count=message.served_call_count,
+        served_input_tokens=message.served_input_tokens,
+        served_output_tokens=message.served_output_tokens,
         is_estimated=message.source == usage_pb2.USAGE_SOURCE_ESTIMATED,
     )

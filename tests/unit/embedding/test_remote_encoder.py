@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from services.common.errors import BudgetReached, NotReady, Unpriced, UpstreamFailed
 from services.common.paid.faults import REACTIONS, FaultKind, ProviderFault
+from services.common.paid.ledger_values import CallState
 from services.common.paid.usage import TokenUsage
 from services.common.providers.chat import EmbeddingReply
 from services.common.providers.registry import Providers
@@ -170,11 +171,19 @@ async def test_too_few_vectors_are_a_fault(encoder, provider):
         await encoder.encode(["a", "b"], [], a_caller())
 
 
-async def test_vectors_of_another_length_are_told_with_the_right_name(encoder, provider):
+async def test_vectors_of_another_length_are_told_with_the_right_name_and_paid_for(
+    encoder,
+    provider,
+    file_ledgers,  # noqa: F811
+):
+    """The setting is to be changed, but the provider bills what it did."""
     provider.vector_of = lambda text: (1.0,) * 768
 
     with pytest.raises(NotReady, match="768 numbers; name it far:model@768"):
-        await encoder.encode(["a"], [], a_caller())
+        await encoder.encode(["a", "b"], [], a_caller())
+
+    (call,) = (await file_ledgers.ledger(owner="embedding").list_calls("tenant-a", "survey-1")).calls
+    assert (call.state, call.usage.cost_nano_usd) == (CallState.MALFORMED, 20_000)
 
 
 async def test_a_budget_stops_it_before_anything_is_sent(encoder, provider):

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from telemetered import telemetered
 
 from services.common.errors import Overloaded
 from services.generation.capacity import FIRST_GUESS_S, MOST_RETRY_S, Capacity
@@ -103,3 +104,16 @@ async def test_a_paper_that_is_overdue_may_end_at_any_moment():
     worker.now += 60.0
 
     assert 0 < await worker.told_s() <= FIRST_GUESS_S / 4
+
+
+async def test_papers_in_hand_are_told_and_those_that_wait_are_not():
+    with telemetered() as seen:
+        worker = Worker(2)
+        await worker.begin(3)
+        in_hand = seen.sums("paperroute.summaries.in_flight")
+        await worker.end()
+        await worker.end()
+        await worker.end()
+
+        assert in_hand == {(): 2}
+        assert seen.sums("paperroute.summaries.in_flight") == {(): 0}

@@ -20,7 +20,7 @@ from services.common.paid.calls import Outcome
 from services.common.paid.faults import FaultKind, ProviderFault
 from services.common.paid.ledger import key_of
 from services.common.paid.ledger_values import CallState, ListedCall
-from services.common.paid.usage import TokenUsage, usage_message
+from services.common.paid.usage import TokenUsage, Usage, usage_message
 
 BROKEN = ProviderFault(FaultKind.TRUNCATED, MODEL, "the stream ended", tokens=TOKENS)
 OVERLOADED = ProviderFault(FaultKind.OVERLOADED, MODEL, "busy")
@@ -79,7 +79,15 @@ async def test_another_survey_is_served_for_nothing_and_sees_what_it_did_not_pay
     usage = (await calls.run(a_call(), a_caller("survey-2"), provider.send)).usage
 
     assert provider.count == 1
-    assert (usage.cost_nano_usd, usage.avoided_cost_nano_usd) == (0, COST)
+    assert usage == Usage(
+        model=MODEL,
+        call_count=0,
+        cost_nano_usd=0,
+        avoided_cost_nano_usd=COST,
+        served_call_count=1,
+        served_input_tokens=TOKENS.input_tokens,
+        served_output_tokens=TOKENS.output_tokens,
+    )
     assert len(await file_ledgers.listed()) == 1
     assert await file_ledgers.listed("survey-2") == ()
 

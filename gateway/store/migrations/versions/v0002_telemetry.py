@@ -1,4 +1,4 @@
-"""What the ledger served apart from what was paid for, and the trace of a survey's last run."""
+"""What the ledger served apart from what was paid for; a survey's last run and when something was last told of it."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -14,3 +14,4 @@ def upgrade() -> None:
     for name in ("served_call_count", "served_input_tokens", "served_output_tokens"):
         op.add_column("usage", sa.Column(name, sa.BigInteger, nullable=False, server_default="0"))
     op.add_column("survey", sa.Column("run_trace", sa.Text, nullable=False, server_default=""))
+    op.add_column("survey", sa.Column("told_at", sa.Double))

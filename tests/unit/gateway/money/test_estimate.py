@@ -76,6 +76,19 @@ def test_surveys_alike_tell_what_a_paper_takes():
     assert stages["summarize"].cost_nano_usd == 50_000 * 1_000 + 10_000 * 2_000
 
 
+def test_what_the_ledger_served_counts_as_if_it_had_been_paid_for():
+    """The next survey may find nothing recorded."""
+    surveys = [done(20), done(40), done(160)]
+    paid = estimate_of(spec(100), PRICES, surveys)
+    for usage in (usage for survey in surveys for stage in survey.stages for usage in stage.usage):
+        for name in ("call_count", "input_tokens", "output_tokens"):
+            part = getattr(usage, name) // 3
+            setattr(usage, f"served_{name}", part)
+            setattr(usage, name, getattr(usage, name) - part)
+
+    assert estimate_of(spec(100), PRICES, surveys) == paid
+
+
 def test_the_range_is_that_of_the_surveys():
     factors = [0.5, 0.9, 1.0, 1.1, 4.0]
     estimate = estimate_of(spec(100), PRICES, [done(50, factor) for factor in factors])

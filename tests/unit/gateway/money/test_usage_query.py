@@ -34,6 +34,9 @@ COUNTS = (
     "cached_input_tokens",
     "output_tokens",
     "reasoning_tokens",
+    "served_call_count",
+    "served_input_tokens",
+    "served_output_tokens",
     "avoided_cost_nano_usd",
 )
 NOON = 1_795_262_400.0  # 2026-11-21 12:00 UTC
@@ -346,10 +349,27 @@ async def test_a_survey_that_was_corrected_is_counted_as_it_is_now(asked: Asked,
     )
     draft = Draft(survey_id="survey-3", spec=job.spec, labels={})
     row = next(each for each in asked.table.rows if each["survey_id"] == "survey-3" and each["model"] != "ollama:c")
-    report = draft.reports[row["stage"]] = pb.StageReport(stage=row["stage"])
-    report.usage.add(model=row["model"], call_count=row["call_count"], cost_nano_usd=1)
+    for each in asked.table.rows:
+        if each["survey_id"] == "survey-3":
+            report = draft.reports.setdefault(each["stage"], pb.StageReport(stage=each["stage"]))
+            cost = None if each["model"] == "ollama:c" else 1 if each is row else each["cost_nano_usd"]
+            report.usage.add(model=each["model"], cost_nano_usd=cost, **{name: each[name] for name in COUNTS})
     await gateways.database.run(lambda connection: usage.record(connection, job, draft))
     after = (await asked.page(survey_id="survey-3")).total
 
     assert after.call_count == before.call_count
     assert after.cost_nano_usd == before.cost_nano_usd - row["cost_nano_usd"] + 1
+
+
+async def test_a_row_that_no_longer_holds_anything_is_gone(asked: Asked, gateways: Gateways):
+    """A call that seemed to be under way when the survey ended may have taken nothing."""
+    job = a_running_job(survey_id="survey-3", tenant="a")
+    draft = Draft(survey_id="survey-3", spec=job.spec, labels={})
+    draft.reports[pb.STAGE_WRITE] = pb.StageReport(stage=pb.STAGE_WRITE)
+    draft.reports[pb.STAGE_WRITE].usage.add(model="openai:a", served_call_count=3, avoided_cost_nano_usd=70)
+    await gateways.database.run(lambda connection: usage.record(connection, job, draft))
+    response = await asked.page(group_by=[STAGE, MODEL], survey_id="survey-3")
+
+    assert [(row.stage, row.model, row.call_count, row.served_call_count) for row in response.rows] == [
+        (pb.STAGE_WRITE, "openai:a", 0, 3)
+    ]

@@ -78,6 +78,9 @@ class Ports:
     def show(self, place: str, event_of: Any) -> None:
         assert event_of().WhichOneof("event") in {"stage_progress", "section_text"}
 
+    async def flush(self) -> None:
+        """Everything is written at once."""
+
     def cancelled(self) -> bool:
         return False
 

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from paperroute.v1 import survey_pb2 as pb
+from sqlalchemy import text
 from survey_rows import Gateways
 
 from gateway.store import schema
 from gateway.store.schema import REVISION, VERSION_TABLE
 from services.common import migrations
+from services.common.database import Database, database_url
 from services.common.errors import NotReady
 from services.common.settings import SharedSettings
 
@@ -76,6 +79,50 @@ async def test_migrations_make_the_tables_that_the_code_uses(fresh_gateways: Gat
         return compare_metadata(MigrationContext.configure(connection, opts=options), METADATA)
 
     assert await fresh_gateways.database.run(differences) == []
+
+
+def _as_of_0001(connection: Any) -> None:
+    """Make the tables, and a view, as they were before what the ledger serves was counted apart."""
+    from alembic.migration import MigrationContext
+    from alembic.operations import Operations
+
+    from gateway.store.migrations.versions import v0001_surveys
+
+    with Operations.context(MigrationContext.configure(connection)):
+        v0001_surveys.upgrade()
+    connection.exec_driver_sql("CREATE VIEW paperroute_usage AS SELECT survey_id, stage, call_count FROM usage")
+    connection.exec_driver_sql(f"CREATE TABLE {VERSION_TABLE} (version_num VARCHAR(32) PRIMARY KEY)")
+    connection.exec_driver_sql(f"INSERT INTO {VERSION_TABLE} VALUES ('0001')")  # noqa: S608  # a name of ours
+
+
+async def test_rows_of_before_are_kept_by_the_migration_for_telemetry(fresh: SharedSettings) -> None:
+    """Surveys that run while a new version starts go on, and what was counted stays counted."""
+    old = Database(
+        database_url(fresh, "gateway.sqlite3"), name="old", make_tables=_as_of_0001, advice="", is_durable=False
+    )
+
+    def fill(connection: Any) -> None:
+        survey = {"survey_id": "s1", "tenant": "a", "request": b"", "spec": b"", "head": b"", "trace": "00-trace"}
+        survey |= {"state": pb.SURVEY_STATE_RUNNING, "run": 1, "attempt": 1, "created_at": 1000, "queued_at": 1000}
+        values = ", ".join(f":{name}" for name in survey)
+        connection.execute(text(f"INSERT INTO survey ({', '.join(survey)}) VALUES ({values})"), survey)  # noqa: S608
+        usage = "INSERT INTO usage VALUES ('s1', 5, 'openai:m', 'a', 1000, '2026-11-21', 3, 30, 0, 0, 6, 0, 70, 20, 4)"
+        connection.execute(text(usage))
+
+    await old.run(fill)
+    await old.close()
+    gateways = Gateways(fresh)
+    (survey,) = await gateways.sql("SELECT trace, run_trace, told_at, state FROM survey")
+    (usage,) = await gateways.sql("SELECT * FROM usage")
+    (shown,) = await gateways.sql("SELECT call_count, served_call_count FROM paperroute_usage")
+    job = await gateways.begun("s1")
+    await gateways.close()
+
+    assert tuple(survey.values()) == ("00-trace", "", None, pb.SURVEY_STATE_RUNNING)
+    assert (usage["call_count"], usage["cost_nano_usd"], usage["avoided_cost_nano_usd"]) == (3, 70, 20)
+    assert [usage[f"served_{name}"] for name in ("call_count", "input_tokens", "output_tokens")] == [0, 0, 0]
+    assert tuple(shown.values()) == (3, 0)
+    assert (job.attempt, job.run_trace) == (2, "")
 
 
 async def test_opening_again_changes_nothing_and_needs_no_migrations(

@@ -34,3 +34,35 @@ async def test_the_views_show_names_and_dollars(gateways: Any):
     assert {str(row.day) for row in rows} == {"2026-09-21"}
     assert str(rows[0].created_at).startswith("2026-09-21")
     assert [tuple(row) for row in labels] == [("s1", "team", "a")]
+
+
+async def test_a_survey_shows_what_it_cost_and_whether_that_is_the_whole(gateways: Any):
+    """Nothing called is 0; a cost that nobody knows is not."""
+    trace_id = "0af7651916cd43dd8448eb211c80319c"
+    rows = {
+        "nothing-called": [],
+        "unpriced": [ROW | {"model": "mine:m", "cost_nano_usd": None}],
+        "partly": [ROW | {"model": "mine:m", "cost_nano_usd": None}, ROW],
+        "priced": [ROW, ROW | {"stage": pb.STAGE_WRITE}],
+    }
+    for survey_id, given in rows.items():
+        await gateways.create(survey_id=survey_id)
+        for row in given:
+            columns = ROW | row | {"survey_id": survey_id}
+            await gateways.database.run(
+                lambda connection, columns=columns: connection.execute(insert(USAGE), [columns])
+            )
+    await gateways.sql("UPDATE survey SET trace = :trace", trace=f"00-{trace_id}-b7ad6b7169203331-01")
+
+    shown = await gateways.sql("SELECT survey_id, state, cost_usd, is_unpriced, trace_id FROM paperroute_survey")
+
+    costs = {row["survey_id"]: (row["cost_usd"], bool(row["is_unpriced"])) for row in shown}
+    assert {
+        name: (cost if cost is None else float(cost), is_unpriced) for name, (cost, is_unpriced) in costs.items()
+    } == {
+        "nothing-called": (0, False),
+        "unpriced": (None, True),
+        "partly": (0.0015, True),
+        "priced": (0.003, False),
+    }
+    assert {(row["state"], row["trace_id"]) for row in shown} == {("queued", trace_id)}

@@ -13,6 +13,7 @@ from scripted_models import caller_for
 
 from services.common.channel import open_channel
 from services.common.errors import BudgetReached, UpstreamFailed
+from services.common.paid.usage import Usage, summed, usage_message
 from services.common.server import RoleServer
 from services.generation.llm.text_vectors import EmbeddedTexts
 
@@ -27,6 +28,7 @@ class Embedding(pb_grpc.EmbeddingServiceServicer):
         self.changes: dict[str, Any] = {}
         self.code: grpc.StatusCode | None = None
         self.error: Exception | None = None
+        self.usage = usage_pb2.ModelUsage(model="fake:encoder", call_count=1, input_tokens=3, cost_nano_usd=7, source=1)
 
     async def EmbedTexts(self, request: pb.EmbedTextsRequest, context: Any) -> pb.EmbedTextsResponse:
         self.requests.append(request)
@@ -35,9 +37,8 @@ class Embedding(pb_grpc.EmbeddingServiceServicer):
         if self.code:
             await context.abort(self.code, "as told")
         vectors = np.array([PLACES[text] for text in request.texts], dtype="<f4").tobytes()
-        usage = usage_pb2.ModelUsage(model="fake:encoder", call_count=1, input_tokens=3, cost_nano_usd=7, source=1)
         answer = {"encoder": "fake:encoder", "dimension": 2, "count": len(request.texts), "vectors": vectors}
-        return pb.EmbedTextsResponse(**{**answer, **self.changes}, usage=[usage])
+        return pb.EmbedTextsResponse(**{**answer, **self.changes}, usage=[self.usage])
 
 
 @pytest.fixture
@@ -120,3 +121,16 @@ async def test_vectors_that_do_not_fit_are_not_used(texts: EmbeddedTexts, servic
 
     with pytest.raises(UpstreamFailed):
         await texts.embed_texts(["a", "b"], caller_for())
+
+
+async def test_what_was_served_is_told_apart_from_what_was_paid(texts: EmbeddedTexts, service: Embedding):
+    served = {"served_call_count": 2, "served_input_tokens": 30, "served_output_tokens": 4}
+    service.usage = usage_pb2.ModelUsage(model="fake:encoder", cost_nano_usd=0, avoided_cost_nano_usd=9, **served)
+
+    (usage,) = (await texts.embed_texts(["a"], caller_for())).usage
+
+    assert usage == Usage(
+        model="fake:encoder", call_count=0, cost_nano_usd=0, avoided_cost_nano_usd=9, is_estimated=False, **served
+    )
+    assert summed([usage, usage])[0].served_input_tokens == 60
+    assert usage_message(usage).served_output_tokens == 4
