@@ -37,6 +37,7 @@ from gateway.roles import ROLES
 from services.common.channel import open_channel
 from services.common.paid.prices import PriceBook
 from services.common.settings import ClientSettings
+from services.common.telemetry import metrics
 
 TENANTS = ("audio", "text", "vision")
 STAGES = ("plan", "summarize", "write", "frame")
@@ -137,6 +138,7 @@ async def paid_platform(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Asyn
         monkeypatch.delenv(name)
     monkeypatch.setenv("PAPERROUTE_DATA_DIR", str(data_dir))
     _hurry(monkeypatch)
+    monkeypatch.setattr(metrics, "models", metrics.Bounded())  # of other tests there may have been too many
     async with contextlib.AsyncExitStack() as stack:
         provider = await stack.enter_async_context(ProviderStandIn())
         point_at(provider, monkeypatch)
@@ -173,6 +175,7 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.common.paid.governor.FIRST_BACKOFF_S", 0.01)
     monkeypatch.setattr("services.common.paid.gate.WINDOW_CUT", 1.0)
     monkeypatch.setattr("services.common.paid.gate.FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr("services.common.paid.meter.GuessedLimit.refused", lambda *_: None)  # no rate is guessed
     monkeypatch.setattr("services.common.paid.process.SharedLimits", lambda *_: None)
     monkeypatch.setattr("services.generation.llm.draft.PASSED_OVER_S", 0.05)
     monkeypatch.setattr("gateway.jobs.upkeep.POLL_S", 0.05)

@@ -47,7 +47,7 @@ def body_parts(survey: pb.Survey, *, has_map_style: bool = True) -> dict[str, An
         "references": [_reference(paper) for paper in survey.papers] if has_route else [],
         "coverage": _coverage(survey.coverage, phrases),
         "costs": [_cost_row(name_of(stage.stage), stage.duration_ms, stage.usage) for stage in survey.stages],
-        "total": _cost_row(phrases.total, _wall_ms(survey), survey.usage),
+        "total": _cost_row(phrases.total, _wall_ms(survey), survey.usage, has_models=False),
     }
 
 
@@ -71,9 +71,9 @@ def _coverage(coverage: pb.Coverage, phrases: Phrases) -> str:
     )
 
 
-def _cost_row(name: str, duration_ms: int, usages: Sequence[usage_pb2.ModelUsage]) -> Row:
+def _cost_row(name: str, duration_ms: int, usages: Sequence[usage_pb2.ModelUsage], *, has_models: bool = True) -> Row:
     """Return stage, time, models, calls, tokens in and out, cost."""
-    models = ", ".join(sorted({usage.model for usage in usages}))
+    models = ", ".join(sorted({usage.model for usage in usages})) if has_models else ""
     counts = [sum(getattr(each, field) for each in usages) for field in ("call_count", "input_tokens", "output_tokens")]
     return (
         name,
