@@ -102,7 +102,7 @@ async def test_spans_tell_what_was_worked_on_and_what_it_cost(seen: Telemetry, t
     retrieve, embed, write = (one(seen, f"survey.{name}").attributes for name in ("retrieve", "embed", "write"))
     assert (retrieve["paperroute.source"], retrieve["paperroute.match"]) == ("sample", "all_words")
     assert (embed["paperroute.paper_count"], embed["paperroute.cached_count"]) == (7, 3)
-    assert (write["paperroute.call_count"], write["gen_ai.usage.input_tokens"]) == (2, 20)
+    assert (write["paperroute.call_count"], write["paperroute.input_tokens"]) == (2, 20)
     assert (write["paperroute.cost_usd"], write["paperroute.models"]) == (14e-9, (MODEL,))
     run = one(seen, "survey.run").attributes
     assert (run["paperroute.state"], run["paperroute.paper_count"], run["paperroute.attempt"]) == ("done", 7, 1)

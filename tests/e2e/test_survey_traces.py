@@ -125,12 +125,16 @@ def named(spans: Sequence[ReceivedSpan], end: str) -> ReceivedSpan:
     return next(span for span in spans if span.name.endswith(end))
 
 
-def sums(spans: Sequence[ReceivedSpan]) -> dict[str, tuple[int, int, int]]:
-    """Return tokens in, tokens out and nano-dollars by stage."""
+OF_CALLS = (names.INPUT_TOKENS, names.OUTPUT_TOKENS)
+OF_STAGES = (names.STAGE_INPUT_TOKENS, names.STAGE_OUTPUT_TOKENS)
+
+
+def sums(spans: Sequence[ReceivedSpan], tokens: tuple[str, str]) -> dict[str, tuple[int, int, int]]:
+    """Return tokens in, tokens out and nano-dollars by stage, of spans that tell tokens by these names."""
     found: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     for span in spans:
         told = span.attributes
-        amounts = (told[names.INPUT_TOKENS], told[names.OUTPUT_TOKENS], round(told[names.COST_USD] * 1e9))
+        amounts = (*(told[name] for name in tokens), round(told[names.COST_USD] * 1e9))
         found[told[names.STAGE]] = [sum(pair) for pair in zip(found[told[names.STAGE]], amounts, strict=True)]
     return {stage: tuple(amounts) for stage, amounts in found.items()}
 
@@ -167,11 +171,11 @@ async def test_a_survey_is_one_tree_below_its_callers_span(place: Place):
         assert call.service == rpc.service == f"paperroute-{PAID_BY[stage]}"
     for method, stage in {"/SearchPapers": "retrieve", "/OrderPapers": "order"}.items():
         assert by_id[named(spans, method).parent_id] is stages[stage]
-    told = sums(calls)
-    assert told == sums([stages[stage] for stage in PAID_BY])
+    told = sums(calls, OF_CALLS)
+    assert told == sums([stages[stage] for stage in PAID_BY], OF_STAGES)
     total = [sum(parts) for parts in zip(*told.values(), strict=True)]
     said = run.attributes
-    assert total == [said[names.INPUT_TOKENS], said[names.OUTPUT_TOKENS], round(said[names.COST_USD] * 1e9)]
+    assert total == [*(said[name] for name in OF_STAGES), round(said[names.COST_USD] * 1e9)]
     usage = survey.usage
     assert total == [
         sum(each.input_tokens for each in usage),

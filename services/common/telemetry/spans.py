@@ -28,8 +28,8 @@ def set_usage(span: Span, usages: Sequence[usage_pb2.ModelUsage]) -> None:
         return
     span.set_attribute(names.CALL_COUNT, sum(usage.call_count for usage in usages))
     span.set_attribute(names.SERVED_CALL_COUNT, sum(usage.served_call_count for usage in usages))
-    span.set_attribute(names.INPUT_TOKENS, sum(usage.input_tokens for usage in usages))
-    span.set_attribute(names.OUTPUT_TOKENS, sum(usage.output_tokens for usage in usages))
+    span.set_attribute(names.STAGE_INPUT_TOKENS, sum(usage.input_tokens for usage in usages))
+    span.set_attribute(names.STAGE_OUTPUT_TOKENS, sum(usage.output_tokens for usage in usages))
     span.set_attribute(names.COST_USD, sum(usage.cost_nano_usd for usage in usages) / NANO)
     span.set_attribute(names.AVOIDED_COST_USD, sum(usage.avoided_cost_nano_usd for usage in usages) / NANO)
     unpriced = [usage.model for usage in usages if not usage.HasField("cost_nano_usd")]

@@ -7,10 +7,16 @@ from governed import MODEL, Calls, make_governor, make_governors, refusal, settl
 from telemetered import Telemetry, telemetered
 from virtual_time import clock  # noqa: F401  # a fixture
 
-from services.common.telemetry import names
+from services.common.telemetry import names, saturation
 
 pytestmark = pytest.mark.usefixtures("clock")
 GAUGES = ("limit", "in_flight", "waiting", "cooldown")
+
+
+@pytest.fixture(autouse=True)
+def no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave aside the governors of other tests, which nobody closed."""
+    monkeypatch.setattr(saturation, "_open", set())
 
 
 def gauges(seen: Telemetry, model: str = MODEL) -> tuple[float | None, ...]:
@@ -65,6 +71,9 @@ async def test_governors_of_one_model_are_told_together_and_closed_ones_no_more(
 
 async def test_a_governor_that_nobody_holds_any_more_is_told_no_more() -> None:
     with telemetered() as seen:
-        make_governor(max_in_flight=2)
+        governor = make_governor(max_in_flight=2)
+        held = gauges(seen)[0]
+        del governor
 
+        assert held == 2
         assert gauges(seen) == (None,) * 4
