@@ -9,6 +9,7 @@ from gateway.api.admin_service import AdminService
 from gateway.api.survey_service import SurveyService
 from gateway.api.usage_service import UsageService
 from gateway.console.mounting import mount_console
+from gateway.jobs.counting import begin_counting
 from gateway.jobs.desk import Desk
 from gateway.jobs.durable import Durable
 from gateway.jobs.gauges import Gauges
@@ -100,6 +101,7 @@ async def _open(
     await turns.start()
     upkeep.start()
     if shared.otlp_endpoint or shared.metrics_listen:
+        begin_counting()
         gauges.start()
 
 

@@ -26,10 +26,14 @@ ADDRESS = "127.0.0.1:50050"
 TIMEOUT_S = 20.0
 """Of a call that returns at once."""
 REWRITE_TIMEOUT_S = 300.0
-WATCH_TIMEOUT_S = 3_600.0
+WATCH_TIMEOUT_S = 600.0
+"""After which a watch is asked for anew: a connection can be lost without anybody being told."""
 TRIES = 20
+CREATE_TRIES = 4
 PAUSE_S = 1.0
 """Between two tries to reach a gateway that is away: one that is started again goes on with its surveys."""
+MAX_PAUSE_S = 5.0
+"""Longest wait that a gateway may ask for without the caller hearing of it."""
 
 
 class AsyncPaperRouteClient:
@@ -115,11 +119,11 @@ class AsyncPaperRouteClient:
         request = service_pb.CreateSurveyRequest(
             spec=_spec(question, options), labels=labels, request_id=request_id or uuid.uuid4().hex
         )
-        for tries_left in range(3, -1, -1):
+        for tries_left in reversed(range(CREATE_TRIES)):
             try:
                 return (await self.surveys.CreateSurvey(request)).survey
             except RequestFailed as failure:
-                if failure.code is not grpc.StatusCode.UNAVAILABLE or not tries_left:
+                if not _is_passing(failure) or not tries_left:
                     raise
                 await asyncio.sleep(failure.retry_after_s or PAUSE_S)
         raise AssertionError("unreachable")
@@ -157,7 +161,7 @@ class AsyncPaperRouteClient:
             after_number: of the last event that is known; 0 for all.
 
         Raises:
-            RequestFailed: there is no such survey, or the gateway stays away for 20 seconds.
+            RequestFailed: there is no such survey, or the gateway stays away for about 20 seconds.
         """
         texts, tries = SeenTexts(), TRIES
         while True:
@@ -169,10 +173,12 @@ class AsyncPaperRouteClient:
                         if texts.is_new(event):
                             yield event
             except RequestFailed as failure:
+                if failure.code is grpc.StatusCode.DEADLINE_EXCEEDED:  # of this watch, not of the survey
+                    continue
                 tries -= 1
-                if failure.code is not grpc.StatusCode.UNAVAILABLE or not tries:
+                if not _is_passing(failure) or not tries:
                     raise
-                await asyncio.sleep(PAUSE_S)
+                await asyncio.sleep(failure.retry_after_s or PAUSE_S)
             else:
                 return
 
@@ -213,6 +219,12 @@ class AsyncPaperRouteClient:
 
     def _watched(self, request: service_pb.WatchSurveyRequest) -> Any:  # Any: the stub's type is that of a gRPC call
         return self.surveys.WatchSurvey(request, timeout=WATCH_TIMEOUT_S)
+
+
+def _is_passing(failure: RequestFailed) -> bool:
+    """Return whether the same request may well be answered in a moment."""
+    is_busy = failure.code is grpc.StatusCode.UNAVAILABLE or failure.reason == "RATE_LIMITED"
+    return is_busy and (failure.retry_after_s or 0.0) <= MAX_PAUSE_S
 
 
 def _spec(question: str | pb.SurveySpec, options: Mapping[str, Any]) -> pb.SurveySpec:

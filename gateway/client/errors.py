@@ -11,7 +11,9 @@ _ADVICE: Mapping[grpc.StatusCode, str] = {
     grpc.StatusCode.PERMISSION_DENIED: "use a token with the scope that the method names",
     grpc.StatusCode.DEADLINE_EXCEEDED: "try again, or allow it more time",
     grpc.StatusCode.UNIMPLEMENTED: "the gateway is older than this client; bring it up to date",
+    grpc.StatusCode.INTERNAL: "this is a fault of the gateway; its log says more",
 }
+_NOBODY = "start one with: paperroute up. One that is there wants PAPERROUTE_CA when it is encrypted"
 
 
 class RequestFailed(Exception):
@@ -48,24 +50,21 @@ class RequestFailed(Exception):
 
 def failed(failure: grpc.aio.AioRpcError, address: str) -> RequestFailed:
     """Return what a failed call means to a caller of the gateway at an address."""
-    reason = reason_in(failure)
+    code, reason = failure.code(), reason_in(failure)
+    if code is grpc.StatusCode.UNAVAILABLE and reason == code.name:  # nobody's word: there was no answer
+        return RequestFailed(code, f"no gateway answers at {address}", reason=reason, advice=_NOBODY)
     retry_after_s = retry_after_in(failure)
     return RequestFailed(
-        failure.code(),
+        code,
         failure.details() or "",
         reason=reason,
-        advice=_advice(failure.code(), reason, retry_after_s, address),
+        advice=_advice(code, retry_after_s),
         violations=violations_in(failure),
         retry_after_s=retry_after_s,
     )
 
 
-def _advice(code: grpc.StatusCode, reason: str, retry_after_s: float | None, address: str) -> str:
-    if retry_after_s is not None:
-        return f"try again in {retry_after_s:g} s"
-    if code is grpc.StatusCode.UNAVAILABLE and reason == code.name:  # nobody's word: there was no answer
-        return (
-            f"no gateway answers at {address}; start one with: paperroute up. "
-            "One that is there wants PAPERROUTE_CA when it is encrypted"
-        )
-    return _ADVICE.get(code, "")
+def _advice(code: grpc.StatusCode, retry_after_s: float | None) -> str:
+    if retry_after_s is None:
+        return _ADVICE.get(code, "")
+    return f"try again in {retry_after_s:g} s" if retry_after_s else "try again"

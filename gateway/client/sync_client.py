@@ -1,30 +1,36 @@
 """The client for programs without an event loop: the other one, on a loop in a thread of its own."""
 
 import asyncio
+import concurrent.futures
+import contextlib
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import grpc
 from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import survey_service_pb2 as service_pb
 from paperroute.v1 import usage_service_pb2 as usage_pb
 
 from gateway.client.async_client import ADDRESS, AsyncPaperRouteClient
+from gateway.client.errors import RequestFailed
 from services.common.settings import ClientSettings
 
 T = TypeVar("T")
 
 
 class PaperRouteClient:
-    """A gateway, asked from any thread. Used with `with`, or closed with `close`.
+    """A gateway, asked from any thread, by several at a time. Used with `with`, or closed with `close`.
 
-    Methods, arguments and errors are those of `AsyncPaperRouteClient`.
+    Methods, arguments and errors are those of `AsyncPaperRouteClient`. A call that is under way when another thread
+    closes the client fails with `RequestFailed`, status CANCELLED; one that begins later with `RuntimeError`.
     """
 
     def __init__(self, address: str = ADDRESS, settings: ClientSettings | None = None) -> None:
         """Name a gateway; it is reached with the first call. See `AsyncPaperRouteClient`."""
         self._loop = asyncio.new_event_loop()
+        self._closing = threading.Lock()
         self._thread = threading.Thread(target=self._loop.run_forever, name="paperroute-client", daemon=True)
         self._thread.start()
         try:
@@ -45,9 +51,10 @@ class PaperRouteClient:
 
     def close(self) -> None:
         """Close the channel and end the thread; closing twice does nothing."""
-        if self._thread.is_alive():
-            self._run(self._client.close())
-            self._end()
+        with self._closing:
+            if self._thread.is_alive():
+                self._run(self._client.close())
+                self._end()
 
     def estimate_survey(self, question: str | pb.SurveySpec, **options: Any) -> service_pb.EstimateSurveyResponse:
         """Return what a survey is expected to cost."""
@@ -100,9 +107,15 @@ class PaperRouteClient:
         return AsyncPaperRouteClient(address, settings)  # on the loop that will use its channel
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        running = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            running = asyncio.run_coroutine_threadsafe(work, self._loop)
+        except RuntimeError:
+            work.close()
+            raise RuntimeError("the client is closed") from None
         try:
             return running.result()
+        except concurrent.futures.CancelledError:
+            raise RequestFailed(grpc.StatusCode.CANCELLED, "the client was closed", reason="CANCELLED") from None
         except BaseException:  # Ctrl-C while it waits, among others
             running.cancel()
             raise
@@ -112,10 +125,14 @@ class PaperRouteClient:
             while (item := self._run(_next(items))) is not None:
                 yield item
         finally:
-            if self._thread.is_alive():
-                self._run(_closed(items))
+            # Nobody waits for that: a loop that is left may be cleared away in the very thread that does it.
+            with contextlib.suppress(RuntimeError):  # the client is closed, and everything with it
+                self._loop.call_soon_threadsafe(lambda: self._loop.create_task(_closed(items)))
 
     def _end(self) -> None:
+        """End the thread, and whatever other threads still wait for."""
+        ending = asyncio.run_coroutine_threadsafe(_all_cancelled(), self._loop)
+        ending.result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -126,4 +143,13 @@ async def _next(items: AsyncIterator[T]) -> T | None:
 
 
 async def _closed(items: Any) -> None:  # Any: an async generator, which its type does not say
-    await items.aclose()
+    with contextlib.suppress(RuntimeError):  # another thread reads on
+        await items.aclose()
+
+
+async def _all_cancelled() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    await asyncio.get_running_loop().shutdown_asyncgens()

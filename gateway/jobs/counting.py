@@ -2,6 +2,7 @@
 
 from paperroute.v1 import survey_pb2 as pb
 
+from gateway.document.draft import ENDED
 from gateway.jobs.values import Job
 from services.common.paid.money import usd_of
 from services.common.telemetry import metrics, names
@@ -12,6 +13,11 @@ _PREFIX = "SURVEY_STATE_"
 def state_name(state: pb.SurveyState.ValueType) -> str:
     """Return the name of a state as spans, metrics and views show it: "no_papers"."""
     return pb.SurveyState.Name(state).removeprefix(_PREFIX).lower()
+
+
+def begin_counting() -> None:
+    """Let the counter of ends tell 0 for each state that a survey can end in."""
+    metrics.begin(metrics.surveys, names.STATE, map(state_name, sorted(ENDED)))
 
 
 def count_turn(job: Job) -> None:

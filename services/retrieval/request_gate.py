@@ -36,6 +36,8 @@ MAX_COOLDOWN_S = 300.0
 _MAX_DOUBLINGS = 20
 _SHORTEST_POLL_S, _LONGEST_POLL_S = 0.02, 1.0
 _GATE = "arxiv"
+OUTCOMES = ("ok", "refused", "failed", "cached", "stale")
+"""What becomes of a request that is counted, or of one that a kept page made needless."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +78,7 @@ class RequestGate:
         self._cooldown_s = cooldown_s
         self._chance = chance
         self._cooldown = Cooldown()
+        metrics.begin(metrics.arxiv_requests, names.OUTCOME, OUTCOMES)
         self._under_way: set[asyncio.Task[Any]] = set()
 
     def place(self) -> "Place":

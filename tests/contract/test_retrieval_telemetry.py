@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -75,7 +76,11 @@ def last_span(seen: Telemetry) -> ReadableSpan:
 
 
 def outcomes(seen: Telemetry) -> dict[str, float]:
-    return {outcome: count for (outcome,), count in seen.sums(names.ARXIV_REQUESTS, names.OUTCOME).items()}
+    return {outcome: count for (outcome,), count in all_outcomes(seen).items() if count}
+
+
+def all_outcomes(seen: Telemetry) -> dict[tuple[Any, ...], float]:
+    return seen.sums(names.ARXIV_REQUESTS, names.OUTCOME)
 
 
 def cooldown_s(seen: Telemetry) -> float:
@@ -103,6 +108,12 @@ async def test_the_span_tells_the_source_and_the_counts_of_each_search(seen, ser
     assert (kept[names.FOUND_COUNTS], kept[names.CACHED_COUNT]) == ((5,), 1)
     assert outcomes(seen) == {"ok": 2, "cached": 1}
     assert seen.counts(names.ARXIV_WAIT) == {(): 2}
+
+
+async def test_every_outcome_is_told_before_the_first_request(seen, server, tmp_path):
+    """What a scrape sees first is no increase: without a 0 before it the first refusal would go unseen."""
+    async with retrieval(tmp_path, server.url):
+        assert all_outcomes(seen) == dict.fromkeys([("ok",), ("refused",), ("failed",), ("cached",), ("stale",)], 0)
 
 
 async def test_a_request_waits_for_its_turn(seen, server, tmp_path):

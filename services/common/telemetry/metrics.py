@@ -4,7 +4,10 @@ Attributes have few values, or a scrape grows without end: models and tenants ar
 first ones are told apart (`Bounded`).
 """
 
+from collections.abc import Iterable
+
 from opentelemetry import metrics
+from opentelemetry.metrics import Counter
 
 from services.common.telemetry import names
 
@@ -33,6 +36,12 @@ class Bounded:
                 return OTHER
             self._known.add(value)
         return value
+
+
+def begin(counter: Counter, attribute: str, values: Iterable[str]) -> None:
+    """Let a counter tell 0 for each value: what a scrape sees first is no increase, and the first failure is one."""
+    for value in values:
+        counter.add(0, {attribute: value})
 
 
 models = Bounded()
@@ -114,7 +123,9 @@ summaries_in_flight = _meter.create_up_down_counter(
     names.SUMMARIES_IN_FLIGHT, unit="{paper}", description="Papers that a summarization worker has in hand."
 )
 arxiv_requests = _meter.create_counter(
-    names.ARXIV_REQUESTS, unit="{request}", description="Requests to arXiv's API, by paperroute.outcome."
+    names.ARXIV_REQUESTS,
+    unit="{request}",
+    description="Requests to arXiv's API by paperroute.outcome; 'cached' and 'stale' are pages that were kept instead.",
 )
 arxiv_wait = _meter.create_histogram(
     names.ARXIV_WAIT,
