@@ -105,7 +105,7 @@ class QueryVectors:
         except grpc.aio.AioRpcError as failure:
             if reason_in(failure) not in _OF_ONE_CALLER:
                 self._ask_again_at = time.monotonic() + PAUSE_S
-            logger.warning("ranked %r by date, its vector is missing: %s", text, failure.details())
+            logger.warning("a search is ranked by date, its vector is missing: %s", failure.details())
             return NO_VECTOR
         vector = self._kept[key] = vectors_of(answer.vectors, answer.dimension)[0]
         if len(self._kept) > MAX_KEPT_QUERIES:
