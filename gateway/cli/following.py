@@ -1,113 +1,157 @@
 """A survey as the command line follows it: its progress while it runs, then its document and what became of it."""
 
 import asyncio
+import contextlib
 import signal
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import grpc
-from google.protobuf.json_format import MessageToJson
 from paperroute.v1 import survey_pb2 as pb
-from paperroute.v1 import survey_service_pb2 as service_pb
 
 from gateway.cli import report
-from gateway.cli.progress import Progress
+from gateway.cli.display import Display, Silent
+from gateway.cli.output import Output, document_of
 from gateway.cli.running import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
-from gateway.document.export_bibtex import bibtex_of
-from gateway.document.export_markdown import markdown_of
+from gateway.client import AsyncPaperRouteClient
 from gateway.document.route_map import svg_of
-
-CALL_TIMEOUT_S = 20
-WATCH_TIMEOUT_S = 3_600
-WATCH_TRIES = 20
-"""A second apart: a gateway that is started again goes on with its surveys."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Output:
-    """Where a survey's document goes, and in which form: "md", "json" or "bib"."""
+class _Interrupts:
+    """What Ctrl-C has asked for: to stop, then to leave at once."""
 
-    out: Path | None = None
-    map_file: Path | None = None
-    form: str = "md"
+    first: asyncio.Event
+    second: asyncio.Event
+
+    def count(self) -> None:
+        """Take one more."""
+        (self.second if self.first.is_set() else self.first).set()
 
 
-async def watch_and_print(stub: Any, survey_id: str, output: Output, *, is_ours: bool = True) -> int:
+async def watch_and_print(
+    client: AsyncPaperRouteClient, survey_id: str, output: Output, *, is_ours: bool = True
+) -> int:
     """Follow a survey to its end and print it; return the exit status.
 
     Args:
-        stub: of SurveyService.
+        client: of the gateway that has it.
         survey_id: which.
         output: where its document goes.
         is_ours: whether an interrupt cancels the survey; else it only ends the watching.
+
+    Raises:
+        RequestFailed: there is no such survey, or the gateway stays away.
+        BrokenPipeError: nobody reads on.
     """
-    interrupted = await _watch(stub, survey_id, is_ours=is_ours)
-    get = service_pb.GetSurveyRequest(survey_id=survey_id)
-    answer = await stub.GetSurvey(get, timeout=CALL_TIMEOUT_S)
-    return print_survey(answer.survey, output, interrupted=interrupted)
+    with _interrupts() as interrupts:
+        await _watch(client, survey_id, display_of(output), interrupts, is_ours=is_ours)
+    if interrupts.second.is_set():
+        report.complain(f"left at once; see what became of it with: paperroute surveys show {survey_id}")
+        return EXIT_INTERRUPTED
+    survey = await client.get_survey(survey_id)
+    return print_survey(survey, output, is_interrupted=interrupts.first.is_set())
 
 
-async def _watch(stub: Any, survey_id: str, *, is_ours: bool) -> bool:
-    """Show the events until the survey has ended; return whether the user interrupted that."""
-    interrupted = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGINT, interrupted.set)
-    with Progress() as progress:
-        watching = asyncio.create_task(_show_events(stub, survey_id, progress))
-        waiting = asyncio.create_task(interrupted.wait())
+@contextlib.asynccontextmanager
+async def while_read(client: AsyncPaperRouteClient, survey_id: str) -> AsyncIterator[None]:
+    """Cancel a survey when nobody reads any more what is written of it: it shall not go on to cost."""
+    try:
+        yield
+    except BrokenPipeError:
+        await client.cancel_survey(survey_id)
+        raise
+
+
+def display_of(output: Output) -> Display:
+    """Return what shows the events as they come."""
+    if output.is_jsonl:
+        from gateway.cli.events import JsonLines
+
+        return JsonLines()
+    if output.is_quiet:
+        return Silent()
+    from gateway.cli.progress import Progress
+
+    return Progress()
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[_Interrupts]:
+    """Yield what counts the interrupts, in place of whatever they would do otherwise."""
+    found = _Interrupts(first=asyncio.Event(), second=asyncio.Event())
+    loop, before = asyncio.get_running_loop(), signal.getsignal(signal.SIGINT)
+    loop.add_signal_handler(signal.SIGINT, found.count)
+    try:
+        yield found
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+        signal.signal(signal.SIGINT, before)  # the loop would put Python's own there
+
+
+async def _watch(
+    client: AsyncPaperRouteClient, survey_id: str, display: Display, interrupts: _Interrupts, *, is_ours: bool
+) -> None:
+    """Show the events until the survey has ended, or the user does not want that any more."""
+    with display:
+        watching = asyncio.create_task(_show_events(client, survey_id, display))
         try:
-            await asyncio.wait([watching, waiting], return_when=asyncio.FIRST_COMPLETED)
-            if interrupted.is_set() and is_ours:
-                cancel = service_pb.CancelSurveyRequest(survey_id=survey_id)
-                await stub.CancelSurvey(cancel, timeout=CALL_TIMEOUT_S)
-            if is_ours or not interrupted.is_set():
-                await watching
+            await _either(watching, interrupts.first)
+            if is_ours and interrupts.first.is_set():
+                display.say("stopping; press Ctrl-C again to leave at once")
+                await _either(asyncio.create_task(_stopped(client, survey_id, watching)), interrupts.second)
         finally:
-            waiting.cancel()
             watching.cancel()
-            loop.remove_signal_handler(signal.SIGINT)
-    return interrupted.is_set()
+            await asyncio.wait([watching])
 
 
-async def _show_events(stub: Any, survey_id: str, progress: Progress) -> None:
-    """Show every event once, also over a connection that breaks and comes back."""
-    number, tries = 0, WATCH_TRIES
-    while True:
-        try:
-            request = service_pb.WatchSurveyRequest(survey_id=survey_id, after_number=number)
-            async for event in stub.WatchSurvey(request, timeout=WATCH_TIMEOUT_S):
-                number, tries = max(number, event.number), WATCH_TRIES
-                progress.show(event)
-        except grpc.aio.AioRpcError as failure:
-            tries -= 1
-            if failure.code() is not grpc.StatusCode.UNAVAILABLE or not tries:
-                raise
-            await asyncio.sleep(1)
-        else:
-            return
+async def _stopped(client: AsyncPaperRouteClient, survey_id: str, watching: asyncio.Task[None]) -> None:
+    await client.cancel_survey(survey_id)
+    await watching
 
 
-def print_survey(survey: pb.Survey, output: Output, *, interrupted: bool = False) -> int:
+async def _show_events(client: AsyncPaperRouteClient, survey_id: str, display: Display) -> None:
+    stream: Any = client.watch_survey(survey_id)  # Any: an async generator, which its type does not say
+    async with aclosing(stream) as events:
+        async for event in events:
+            display.show(event)
+
+
+async def _either(task: asyncio.Task[None], event: asyncio.Event) -> None:
+    """Wait for the end of a task or for an event; a task that failed raises what it failed with."""
+    waiting = asyncio.create_task(event.wait())
+    await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if task.done():
+        task.result()
+
+
+def print_survey(survey: pb.Survey, output: Output, *, is_interrupted: bool = False) -> int:
     """Print the survey as far as it was written, and what became of it; return the exit status."""
     has_text = bool(survey.chapters) and any(section.text for each in survey.chapters for section in each.sections)
-    document = _document(survey, output.form) if has_text or output.form == "json" else ""
-    if document and not (output.out and report.write_file(output.out, document)):
-        report.show_document(document, is_markdown=output.form == "md")
+    if has_text or output.form == "json":
+        _deliver(document_of(survey, output.form), output)
     if output.map_file and has_text:
-        report.write_file(output.map_file, svg_of(survey))
-    report.show_stages(survey)
-    return _ending(survey, interrupted=interrupted)
+        report.write_file(output.map_file, svg_of(survey), is_quiet=output.is_silent)
+    if not output.is_silent:
+        report.show_stages(survey)
+    status = _ending(survey, is_interrupted=is_interrupted)
+    if output.is_jsonl:
+        from gateway.cli.events import print_end
+
+        print_end(survey, status)
+    return status
 
 
-def _document(survey: pb.Survey, form: str) -> str:
-    if form == "json":
-        return MessageToJson(survey, ensure_ascii=False, always_print_fields_with_no_presence=True) + "\n"
-    return bibtex_of(survey) if form == "bib" else markdown_of(survey)
+def _deliver(document: str, output: Output) -> None:
+    """Write the document where it goes; on standard output where that cannot be, so that nothing is lost."""
+    is_written = output.out and report.write_file(output.out, document, is_quiet=output.is_silent)
+    if not (is_written or output.is_jsonl):
+        report.show_document(document, is_markdown=output.form == "md")
 
 
-def _ending(survey: pb.Survey, *, interrupted: bool) -> int:
+def _ending(survey: pb.Survey, *, is_interrupted: bool) -> int:
     match survey.state:
         case pb.SURVEY_STATE_DONE:
             return EXIT_DONE
@@ -125,10 +169,4 @@ def _ending(survey: pb.Survey, *, interrupted: bool) -> int:
             return EXIT_DONE
     if survey.state != pb.SURVEY_STATE_NO_PAPERS:
         report.tell(f"go on with what is there: paperroute surveys resume {survey.survey_id}")
-    return EXIT_INTERRUPTED if interrupted else EXIT_FAILED
-
-
-def unusable_files(files: Mapping[str, Path | None]) -> list[str]:
-    """Return which of the files could not be written, before anything is spent."""
-    missing = {name: path.parent for name, path in files.items() if path and not path.parent.is_dir()}
-    return [f"{name}: there is no folder {str(folder)!r}" for name, folder in missing.items()]
+    return EXIT_INTERRUPTED if is_interrupted else EXIT_FAILED

@@ -37,7 +37,12 @@ def build(files: tuple[Path, ...], anew: bool) -> None:
 
 @index.command()
 def stats() -> None:
-    """Print what the index holds: papers, dates, categories, encoder, age and size."""
+    """Print what the index holds: papers, dates, categories, encoder, age and size.
+
+    \b
+    Example:
+      paperroute index stats
+    """  # noqa: D301 - click wants the character itself
     from gateway.cli import index_search
 
     run_and_exit(index_search.show_stats())

@@ -4,11 +4,10 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gateway.cli.index_embedding import PassingVectors
-from gateway.cli.report import tell
+from gateway.cli.report import OurConsole, tell
 from services.common.settings import SharedSettings, load
 from services.common.telemetry.logs import configure_logging
 from services.retrieval.index_build import BuildProgress, BuildReport, build
@@ -45,7 +44,7 @@ async def run(files: Sequence[Path], *, is_anew: bool) -> int:
 
 
 def _bar() -> Progress:
-    console = Console(stderr=True, highlight=False)
+    console = OurConsole(stderr=True)
     return Progress(
         TextColumn("{task.description}", style="bold"),
         BarColumn(bar_width=20),

@@ -10,11 +10,10 @@ from itertools import islice
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from gateway.cli.index_embedding import own_embedding
-from gateway.cli.report import complain, tell
+from gateway.cli.report import OurConsole, complain, tell
 from gateway.document.links import url_of
 from services.common.categories import CATEGORIES
 from services.common.errors import InvalidRequest, Violation
@@ -102,7 +101,7 @@ async def show_stats() -> int:
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, figure in rows.items():
         table.add_row(name, plain(figure))
-    Console(highlight=False, markup=False).print(table)
+    OurConsole().print(table)
     if not facts.is_word_rule_current:
         tell("Words are folded differently since it was built; build it anew to find all papers.")
     return 0

@@ -1,22 +1,22 @@
 """The live display of a survey under way: one bar a stage, on standard error, and only on a terminal."""
 
+import logging
+import sys
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO
 
 from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import survey_service_pb2 as service_pb
-from rich.console import Console
 from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Column
 from rich.text import Text
 
+from gateway.cli.report import NARROW, OurConsole
 from gateway.document.stages import name_of
 from services.common.markdown import plain
 
 STAGES = tuple(pb.Stage.values()[1:])
-NARROW = 60
-"""Columns below which the notes are left out."""
 
 
 class _Seconds(ProgressColumn):
@@ -24,30 +24,39 @@ class _Seconds(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """Return the seconds since the start, to a tenth."""
-        return Text(f"{task.elapsed:6.1f} s" if task.elapsed is not None else "", style="cyan")
+        return Text(f"{task.elapsed:6.1f} s" if task.elapsed is not None else " " * 8, style="cyan")
 
 
 class Progress:
     """Shows events; a context manager that leaves nothing behind."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        self._console = OurConsole(stderr=True)
+        has_notes = self._console.width >= NARROW
         columns = [
-            TextColumn("{task.description:<9}", style="bold"),
-            BarColumn(bar_width=20 if self._console.width >= NARROW else 8),
-            TextColumn("{task.fields[count]:>9}"),
+            TextColumn("{task.description:<9}", style="bold", markup=False),
+            BarColumn(bar_width=20 if has_notes else 8),
+            TextColumn("{task.fields[count]:>9}", markup=False),
             _Seconds(),
         ]
-        if self._console.width >= NARROW:
-            columns.append(TextColumn("{task.fields[note]}", style="dim", table_column=Column(no_wrap=True, ratio=1)))
+        if has_notes:
+            note = Column(no_wrap=True, ratio=1, overflow="ellipsis")
+            columns.append(TextColumn("{task.fields[note]}", style="dim", markup=False, table_column=note))
         self._bars = RichProgress(
-            *columns, console=self._console, transient=True, disable=not self._console.is_terminal, expand=True
+            *columns, console=self._console, transient=True, disable=not self._console.is_terminal, expand=has_notes
         )
         self._tasks: dict[int, TaskID] = {}
+        self._logs: list[logging.StreamHandler[TextIO]] = []
 
     def __enter__(self) -> Self:
         """Begin to show."""
+        before = sys.stderr
         self._bars.start()
+        # What is logged meanwhile goes above the bars, not through them.
+        handlers = [each for each in logging.getLogger().handlers if isinstance(each, logging.StreamHandler)]
+        self._logs = [each for each in handlers if each.stream is before]
+        for handler in self._logs:
+            handler.setStream(sys.stderr)
         for stage in STAGES:
             name = name_of(stage)
             self._tasks[stage] = self._bars.add_task(name, total=None, start=False, note="", count="")
@@ -58,6 +67,12 @@ class Progress:
     ) -> None:
         """Take the bars away."""
         self._bars.stop()
+        for handler in self._logs:
+            handler.setStream(sys.stderr)
+
+    def say(self, line: str) -> None:
+        """Print a line above the bars."""
+        self._console.print(line)
 
     def show(self, event: service_pb.WatchSurveyResponse) -> None:
         """Bring the display up to date with one event."""
@@ -76,7 +91,7 @@ class Progress:
                     completed=progress.done_count,
                     total=progress.total_count or None,
                     count=_count(progress.done_count, progress.total_count),
-                    note=_shown(progress.note),
+                    note=plain(progress.note),
                 )
             case "stage_finished":
                 self._finish(event.stage_finished.report)
@@ -104,8 +119,3 @@ def _found(report: pb.StageReport) -> str:
 
 def _count(done: int, total: int) -> str:
     return f"{done}/{total}" if total else f"{done}" if done else ""
-
-
-def _shown(note: str) -> str:
-    """Return a note without what a terminal or the markup of the display could take for a command."""
-    return plain(note).replace("[", "\\[")

@@ -3,15 +3,13 @@
 import contextlib
 from collections.abc import AsyncIterator
 
-import grpc
-
+from gateway.client import AsyncPaperRouteClient
 from services.common.channel import open_channel
-from services.common.settings import ClientSettings, load
 
 
 @contextlib.asynccontextmanager
-async def reached(address: str, *, can_recover: bool = False) -> AsyncIterator[grpc.aio.Channel]:
-    """Yield a channel to a gateway, with the token and the certificates of the environment, and close it at the end.
+async def reached(address: str, *, can_recover: bool = False) -> AsyncIterator[AsyncPaperRouteClient]:
+    """Yield a client of a gateway, with the token and the certificates of the environment, and close it at the end.
 
     Args:
         address: "host:port"; empty serves all roles in this process, on the data folder of this machine.
@@ -21,10 +19,10 @@ async def reached(address: str, *, can_recover: bool = False) -> AsyncIterator[g
         SettingsError: the environment cannot be used, or would send a token where others can read it.
     """
     if address:
-        async with open_channel(address, client=load(ClientSettings)) as channel:
-            yield channel
+        async with AsyncPaperRouteClient(address) as client:
+            yield client
         return
     from gateway.embedded import embedded
 
     async with embedded(can_recover=can_recover) as own, open_channel(own.address) as channel:
-        yield channel
+        yield AsyncPaperRouteClient(own.address, channel=channel)  # which is ours: no token, no certificates

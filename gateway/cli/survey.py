@@ -2,23 +2,20 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 from paperroute.v1 import ordering_pb2, search_pb2, writing_pb2
 from paperroute.v1 import survey_pb2 as pb
-from paperroute.v1 import survey_service_pb2 as service_pb
-from paperroute.v1 import survey_service_pb2_grpc as pb_grpc
 
 from gateway.cli import report
 from gateway.cli.arguments import REFUSED, REFUSED_COST, enum_name, enum_value, nano_usd
-from gateway.cli.following import CALL_TIMEOUT_S, Output, unusable_files, watch_and_print
+from gateway.cli.following import watch_and_print, while_read
 from gateway.cli.models import proposed, tell_estimate
+from gateway.cli.output import Output
 from gateway.cli.reaching import reached
-from gateway.cli.running import EXIT_BAD_ARGUMENTS, EXIT_FAILED
-from services.common.errors import violations_in
+from gateway.cli.running import EXIT_BAD_ARGUMENTS
+from gateway.client import AsyncPaperRouteClient, RequestFailed
 from services.common.papers import timestamp_of
 
 _REFUSED_COUNT = 1
@@ -27,7 +24,7 @@ _REFUSED_MOMENT = Timestamp(seconds=253402300800)  # the year 10000 is no moment
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SurveyOptions:
-    """The arguments of the command."""
+    """What the survey shall be, as it was asked for."""
 
     question: str
     language: str
@@ -47,45 +44,39 @@ class SurveyOptions:
     plan_candidates: int
     max_cost: str
     no_cache: bool
-    out: Path | None
-    map_file: Path | None
-    form: str
     gateway: str
 
 
-async def run(options: SurveyOptions) -> int:
+async def run(options: SurveyOptions, output: Output) -> int:
     """Write one survey; return the exit status."""
-    problems = unusable_files({"--out": options.out, "--map": options.map_file})
-    if problems:
-        for problem in problems:
-            report.complain(problem)
+    unusable = output.problems()
+    for problem in unusable:
+        report.complain(problem)
+    if unusable:
         return EXIT_BAD_ARGUMENTS
-    async with reached(options.gateway) as channel:
-        try:
-            return await _survey(pb_grpc.SurveyServiceStub(channel), options)
-        except grpc.aio.AioRpcError as failure:
-            report.complain(report.explained(failure, options.gateway))
-            return EXIT_FAILED
-
-
-async def _survey(stub: Any, options: SurveyOptions) -> int:
     spec, problems = spec_of(options)
-    try:
-        estimate = await stub.EstimateSurvey(service_pb.EstimateSurveyRequest(spec=spec), timeout=CALL_TIMEOUT_S)
+
+    def line_of(field: str, description: str) -> str:
+        return f"{_option(field, options)}: {problems.get(field, description)}"
+
+    async with reached(options.gateway) as client:
+        try:
+            return await _written(client, spec, output)
+        except RequestFailed as failure:
+            return report.refused(failure, line_of)
+
+
+async def _written(client: AsyncPaperRouteClient, spec: pb.SurveySpec, output: Output) -> int:
+    estimate = await client.estimate_survey(spec)
+    if not output.is_silent:
         tell_estimate(estimate)
-        created = await stub.CreateSurvey(service_pb.CreateSurveyRequest(spec=spec), timeout=CALL_TIMEOUT_S)
-    except grpc.aio.AioRpcError as failure:
-        if failure.code() is not grpc.StatusCode.INVALID_ARGUMENT:
-            raise
-        lines = (
-            f"{_option(violation.field, options)}: {problems.get(violation.field, violation.description)}"
-            for violation in violations_in(failure)
-        )
-        for line in dict.fromkeys(lines):  # one option may fill several fields
-            report.complain(line)
-        return EXIT_BAD_ARGUMENTS
-    output = Output(out=options.out, map_file=options.map_file, form=options.form)
-    return await watch_and_print(stub, created.survey.survey_id, output)
+    created = await client.create_survey(spec)
+    async with while_read(client, created.survey_id):
+        if output.is_jsonl:
+            from gateway.cli.events import print_created
+
+            print_created(created, estimate)
+        return await watch_and_print(client, created.survey_id, output)
 
 
 def spec_of(options: SurveyOptions) -> tuple[pb.SurveySpec, dict[str, str]]:

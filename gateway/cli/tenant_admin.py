@@ -3,27 +3,27 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
-import grpc
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from paperroute.v1 import admin_service_pb2 as pb
-from paperroute.v1 import admin_service_pb2_grpc as pb_grpc
 from rich.table import Table
 
 from gateway.cli import report
 from gateway.cli.arguments import nano_usd
 from gateway.cli.reaching import reached
-from gateway.cli.running import EXIT_BAD_ARGUMENTS, EXIT_DONE, EXIT_FAILED
-from services.common.errors import violations_in
+from gateway.cli.running import EXIT_DONE
+from gateway.client import RequestFailed
 from services.common.markdown import plain
 from services.common.paid.money import shown
 from services.common.papers import timestamp_of
 
-TIMEOUT_S = 20
+if TYPE_CHECKING:
+    from paperroute.v1 import admin_service_pb2_grpc as pb_grpc
+
 PAGE_SIZE = 1_000
 _CENT_PLACES = 2
 _OPTIONS = {
@@ -73,7 +73,7 @@ async def list_tenants(gateway: str, *, is_json: bool) -> int:
     """Print all tenants; return the exit status."""
 
     async def work(stub: Stub) -> int:
-        answer = await stub.ListTenants(pb.ListTenantsRequest(), timeout=TIMEOUT_S)
+        answer = await stub.ListTenants(pb.ListTenantsRequest())
         _show(answer, answer.tenants, _tenant_table, is_json=is_json)
         return EXIT_DONE
 
@@ -86,7 +86,7 @@ async def create_tenant(gateway: str, name: str, limits: Limits, *, is_json: boo
     async def work(stub: Stub) -> int:
         tenant = pb.Tenant(tenant=name)
         limits.set_in(tenant)
-        answer = await stub.CreateTenant(pb.CreateTenantRequest(tenant=tenant), timeout=TIMEOUT_S)
+        answer = await stub.CreateTenant(pb.CreateTenantRequest(tenant=tenant))
         _show(answer, [answer.tenant], _tenant_table, is_json=is_json)
         return EXIT_DONE
 
@@ -97,10 +97,10 @@ async def update_tenant(gateway: str, name: str, limits: Limits, *, is_json: boo
     """Change limits of a tenant and print it; return the exit status."""
 
     async def work(stub: Stub) -> int:
-        known = await stub.ListTenants(pb.ListTenantsRequest(), timeout=TIMEOUT_S)
+        known = await stub.ListTenants(pb.ListTenantsRequest())
         tenant = next((each for each in known.tenants if each.tenant == name), pb.Tenant(tenant=name))
         limits.set_in(tenant)
-        answer = await stub.UpdateTenant(pb.UpdateTenantRequest(tenant=tenant), timeout=TIMEOUT_S)
+        answer = await stub.UpdateTenant(pb.UpdateTenantRequest(tenant=tenant))
         _show(answer, [answer.tenant], _tenant_table, is_json=is_json)
         return EXIT_DONE
 
@@ -111,7 +111,7 @@ async def list_tokens(gateway: str, tenant: str, *, is_json: bool) -> int:
     """Print tokens; return the exit status."""
 
     async def work(stub: Stub) -> int:
-        answer = await stub.ListTokens(pb.ListTokensRequest(tenant=tenant), timeout=TIMEOUT_S)
+        answer = await stub.ListTokens(pb.ListTokensRequest(tenant=tenant))
         _show(answer, answer.tokens, _token_table, is_json=is_json)
         return EXIT_DONE
 
@@ -129,7 +129,7 @@ async def create_token(
         )
         if expires:
             request.expires_at.CopyFrom(timestamp_of(expires.replace(tzinfo=UTC)))
-        _show_secret(await stub.CreateToken(request, timeout=TIMEOUT_S), is_json=is_json)
+        _show_secret(await stub.CreateToken(request), is_json=is_json)
         return EXIT_DONE
 
     return await _asked(gateway, work)
@@ -140,7 +140,7 @@ async def rotate_token(gateway: str, token_id: str, grace_s: int, *, is_json: bo
 
     async def work(stub: Stub) -> int:
         request = pb.RotateTokenRequest(token_id=token_id, grace_s=grace_s)
-        _show_secret(await stub.RotateToken(request, timeout=TIMEOUT_S), is_json=is_json)
+        _show_secret(await stub.RotateToken(request), is_json=is_json)
         return EXIT_DONE
 
     return await _asked(gateway, work)
@@ -150,7 +150,7 @@ async def revoke_token(gateway: str, token_id: str, *, is_json: bool) -> int:
     """End a token and print it; return the exit status."""
 
     async def work(stub: Stub) -> int:
-        answer = await stub.RevokeToken(pb.RevokeTokenRequest(token_id=token_id), timeout=TIMEOUT_S)
+        answer = await stub.RevokeToken(pb.RevokeTokenRequest(token_id=token_id))
         _show(answer, [answer.token], _token_table, is_json=is_json)
         return EXIT_DONE
 
@@ -168,7 +168,7 @@ async def show_audit(gateway: str, tenant: str, limit: int, *, is_json: bool) ->
                 page_size=min(PAGE_SIZE, limit - len(found.events)),
                 page_token=found.next_page_token,
             )
-            page = await stub.ListAuditEvents(request, timeout=TIMEOUT_S)
+            page = await stub.ListAuditEvents(request)
             found.events.extend(page.events)
             found.next_page_token = page.next_page_token
             if not page.next_page_token or len(found.events) >= limit:
@@ -185,21 +185,16 @@ async def _asked(gateway: str, work: Callable[[Stub], Awaitable[int]]) -> int:
     Raises:
         SettingsError: the variables that say how to reach a gateway cannot be used.
     """
-    async with reached(gateway) as channel:
-        stub: Stub = pb_grpc.AdminServiceStub(channel)
+    async with reached(gateway) as client:
         try:
-            return await work(stub)
-        except grpc.aio.AioRpcError as failure:
-            violations = violations_in(failure)
-            for violation in violations:
-                name = violation.field.removeprefix("tenant.").partition("[")[0]
-                report.complain(f"{_OPTIONS.get(name, name)}: {violation.description}")
-            if violations:
-                return EXIT_BAD_ARGUMENTS
-            report.complain(report.explained(failure, gateway))
-            if failure.code() is grpc.StatusCode.UNAUTHENTICATED:
-                report.tell("Set PAPERROUTE_TOKEN to the secret of a token with the scope admin.")
-            return EXIT_FAILED
+            return await work(client.admin)
+        except RequestFailed as failure:
+            return report.refused(failure, _line_of)
+
+
+def _line_of(field: str, description: str) -> str:
+    name = field.removeprefix("tenant.").partition("[")[0]
+    return f"{_OPTIONS.get(name, name)}: {description}"
 
 
 def _show(answer: Message, items: Sequence[Any], table_of: Callable[[Sequence[Any]], Table], *, is_json: bool) -> None:

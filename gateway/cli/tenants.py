@@ -44,7 +44,12 @@ def tenants() -> None:
 @_gateway
 @_json
 def list_(gateway: str, *, is_json: bool) -> None:
-    """Print all tenants with their limits and what this month has cost."""
+    """Print all tenants with their limits and what this month has cost.
+
+    \b
+    Example:
+      paperroute tenants list --gateway 127.0.0.1:50050
+    """  # noqa: D301 - click wants the character itself
     from gateway.cli import tenant_admin
 
     run_and_exit(tenant_admin.list_tenants(gateway, is_json=is_json))
@@ -73,7 +78,12 @@ def create(tenant: str, gateway: str, *, is_json: bool, **limits: Any) -> None:
 @_gateway
 @_json
 def update(tenant: str, gateway: str, *, is_json: bool, **limits: Any) -> None:
-    """Change limits of TENANT; those that are not given stay."""
+    """Change limits of TENANT; those that are not given stay.
+
+    \b
+    Example:
+      paperroute tenants update vision --max-month-cost 500
+    """  # noqa: D301 - click wants the character itself
     from gateway.cli import tenant_admin
 
     run_and_exit(tenant_admin.update_tenant(gateway, tenant, tenant_admin.Limits(**limits), is_json=is_json))
@@ -85,7 +95,12 @@ def update(tenant: str, gateway: str, *, is_json: bool, **limits: Any) -> None:
 @_gateway
 @_json
 def audit(tenant: str, limit: int, gateway: str, *, is_json: bool) -> None:
-    """Print who did what, newest first."""
+    """Print who did what, newest first.
+
+    \b
+    Example:
+      paperroute tenants audit --tenant vision --limit 20
+    """  # noqa: D301 - click wants the character itself
     from gateway.cli import tenant_admin
 
     run_and_exit(tenant_admin.show_audit(gateway, tenant, limit, is_json=is_json))
@@ -101,7 +116,12 @@ def tokens() -> None:
 @_gateway
 @_json
 def list_tokens(tenant: str, gateway: str, *, is_json: bool) -> None:
-    """Print tokens, newest first; secrets are not known to anybody."""
+    """Print tokens, newest first; secrets are not known to anybody.
+
+    \b
+    Example:
+      paperroute tenants tokens list --tenant vision
+    """  # noqa: D301 - click wants the character itself
     from gateway.cli import tenant_admin
 
     run_and_exit(tenant_admin.list_tokens(gateway, tenant, is_json=is_json))
@@ -148,7 +168,12 @@ def create_token(tenant: str, scope: str, name: str, expires: datetime | None, g
 @_gateway
 @_json
 def rotate(token_id: str, grace_s: int, gateway: str, *, is_json: bool) -> None:
-    """Give TOKEN_ID, or the token in PAPERROUTE_TOKEN, a new secret and print it, this once."""
+    """Give TOKEN_ID, or the token in PAPERROUTE_TOKEN, a new secret and print it, this once.
+
+    \b
+    Example:
+      eval $(paperroute tenants tokens rotate --grace-s 3600)
+    """  # noqa: D301 - click wants the character itself
     from gateway.cli import tenant_admin
 
     run_and_exit(tenant_admin.rotate_token(gateway, token_id, grace_s, is_json=is_json))
@@ -159,7 +184,12 @@ def rotate(token_id: str, grace_s: int, gateway: str, *, is_json: bool) -> None:
 @_gateway
 @_json
 def revoke(token_id: str, gateway: str, *, is_json: bool) -> None:
-    """End TOKEN_ID at once."""
+    """End TOKEN_ID at once.
+
+    \b
+    Example:
+      paperroute tenants tokens revoke TOKEN_ID
+    """  # noqa: D301 - click wants the character itself
     from gateway.cli import tenant_admin
 
     run_and_exit(tenant_admin.revoke_token(gateway, token_id, is_json=is_json))

@@ -4,8 +4,8 @@ from typing import Any
 
 import click
 
+from gateway.cli.options import GATEWAY
 from gateway.cli.running import run_and_exit
-from gateway.cli.surveys import GATEWAY
 
 _DAY = click.DateTime(["%Y-%m-%d"])
 

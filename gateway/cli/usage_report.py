@@ -2,35 +2,36 @@
 
 import csv
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
-import grpc
 from google.protobuf.json_format import MessageToJson
+from google.protobuf.timestamp_pb2 import Timestamp
 from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import usage_service_pb2 as usage_pb
-from paperroute.v1 import usage_service_pb2_grpc as usage_grpc
 from rich.table import Table
 
 from gateway.cli import report
 from gateway.cli.arguments import REFUSED, enum_value
 from gateway.cli.reaching import reached
-from gateway.cli.running import EXIT_BAD_ARGUMENTS, EXIT_DONE, EXIT_FAILED
+from gateway.cli.running import EXIT_DONE
+from gateway.client import RequestFailed
 from gateway.document.stages import name_of, stage_of
-from services.common.errors import violations_in
 from services.common.markdown import plain
 from services.common.paid.money import shown, usd_of
 from services.common.papers import timestamp_of
 
-TIMEOUT_S = 30
 _LABEL = "label:"
 _FIELDS = {"survey": "survey_id", "label": "label_value"}
 _COUNTS = ("survey_count", "call_count", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens")
 _SERVED = ("served_call_count", "served_input_tokens", "served_output_tokens")
 _OPTIONS = {"group_by": "--by", "label_key": "--by", "created_from": "--from", "created_before": "--to"}
+_RARE = ("served", "cached", "saved")
+"""Figures that the table leaves out where there is nothing of them."""
+_NOTHING = ("", "0", "$0.0000")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet takes for the beginning of a formula."""
 
@@ -52,52 +53,38 @@ class Wanted:
 async def run(wanted: Wanted, form: str, gateway: str) -> int:
     """Ask for the usage and print it as "table", "json" or "csv"; return the exit status."""
     names = [name.strip() for name in wanted.by.split(",") if name.strip()]
-    async with reached(gateway) as channel:
+    async with reached(gateway) as client:
         try:
-            answer = await _asked(usage_grpc.UsageServiceStub(channel), request_of(wanted, names))
-        except grpc.aio.AioRpcError as failure:
-            for violation in violations_in(failure):
-                name = violation.field.partition("[")[0]
-                report.complain(f"{_OPTIONS.get(name, f'--{name}')}: {violation.description}")
-            if failure.code() is grpc.StatusCode.INVALID_ARGUMENT:
-                return EXIT_BAD_ARGUMENTS
-            report.complain(report.explained(failure, gateway))
-            return EXIT_FAILED
+            answer = await client.query_usage(**query_of(wanted, names))
+        except RequestFailed as failure:
+            return report.refused(failure, _line_of)
     _print(answer, [name.partition(":")[0] for name in names], form)
     return EXIT_DONE
 
 
-def request_of(wanted: Wanted, names: Sequence[str]) -> usage_pb.QueryUsageRequest:
+def query_of(wanted: Wanted, names: Sequence[str]) -> Mapping[str, Any]:
     """Return what the gateway is asked; what no message can carry is filled with a value that it refuses."""
     labels = [name.removeprefix(_LABEL) for name in names if name.startswith(_LABEL)]
-    request = usage_pb.QueryUsageRequest(
-        group_by=[_dimension(name.partition(":")[0]) for name in names],
-        label_key=labels[0] if labels else "",
-        survey_id=wanted.survey_id,
-        stage=_stage(wanted.stage),
-        model=wanted.model,
-        tenant=wanted.tenant,
-    )
-    for label in wanted.labels:
-        key, _, value = label.partition("=")
-        request.labels[key] = value
-    if wanted.first:
-        request.created_from.CopyFrom(timestamp_of(wanted.first.replace(tzinfo=UTC)))
-    if wanted.last:
-        request.created_before.CopyFrom(timestamp_of(wanted.last.replace(tzinfo=UTC) + timedelta(days=1)))
-    return request
+    return {
+        "group_by": [_dimension(name.partition(":")[0]) for name in names],
+        "label_key": labels[0] if labels else "",
+        "survey_id": wanted.survey_id,
+        "stage": _stage(wanted.stage),
+        "model": wanted.model,
+        "tenant": wanted.tenant,
+        "labels": {key: value for key, _, value in (label.partition("=") for label in wanted.labels)},
+        "created_from": _moment(wanted.first),
+        "created_before": _moment(wanted.last + timedelta(days=1)) if wanted.last else None,
+    }
 
 
-async def _asked(stub: Any, request: usage_pb.QueryUsageRequest) -> usage_pb.QueryUsageResponse:
-    """Return the groups of all pages, and the sum over all."""
-    whole = usage_pb.QueryUsageResponse()
-    while True:
-        page = await stub.QueryUsage(request, timeout=TIMEOUT_S)
-        whole.rows.extend(page.rows)
-        whole.total.CopyFrom(page.total)
-        if not page.next_page_token:
-            return whole
-        request.page_token = page.next_page_token
+def _moment(day: datetime | None) -> Timestamp | None:
+    return timestamp_of(day.replace(tzinfo=UTC)) if day else None
+
+
+def _line_of(field: str, description: str) -> str:
+    name = field.partition("[")[0]
+    return f"{_OPTIONS.get(name, f'--{name}')}: {description}"
 
 
 def _dimension(name: str) -> Any:
@@ -134,11 +121,14 @@ def _print_table(answer: usage_pb.QueryUsageResponse, groups: Sequence[str]) -> 
     total = answer.total
     for place, name in enumerate(groups):
         table.add_column(name, footer="total" if place == 0 else "")
-    figures = ("surveys", "calls", "served", "tokens in", "cached", "out", "cost", "saved")
-    for name, footer in zip(figures, _figures(total), strict=True):
-        table.add_column(name, footer=footer, justify="right")
+    names = ("surveys", "calls", "served", "tokens in", "cached", "out", "cost", "saved")
+    sums = _figures(total)
+    places = [place for place, name in enumerate(names) if not (name in _RARE and sums[place] in _NOTHING)]
+    for place in places:
+        table.add_column(names[place], footer=sums[place], justify="right", no_wrap=True)
     for row in answer.rows if groups else [total]:
-        table.add_row(*(plain(_group(row, name)) for name in groups), *_figures(row))
+        figures = _figures(row)
+        table.add_row(*(plain(_group(row, name)) for name in groups), *(figures[place] for place in places))
     report.show_table(table)
 
 

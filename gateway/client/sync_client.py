@@ -30,7 +30,7 @@ class PaperRouteClient:
     def __init__(self, address: str = ADDRESS, settings: ClientSettings | None = None) -> None:
         """Name a gateway; it is reached with the first call. See `AsyncPaperRouteClient`."""
         self._loop = asyncio.new_event_loop()
-        self._closing = threading.Lock()
+        self._closing = threading.RLock()
         self._thread = threading.Thread(target=self._loop.run_forever, name="paperroute-client", daemon=True)
         self._thread.start()
         try:
@@ -108,7 +108,8 @@ class PaperRouteClient:
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         try:
-            running = asyncio.run_coroutine_threadsafe(work, self._loop)
+            with self._closing:  # else it could be handed to a loop that has just turned its last round
+                running = asyncio.run_coroutine_threadsafe(work, self._loop)
         except RuntimeError:
             work.close()
             raise RuntimeError("the client is closed") from None
@@ -125,9 +126,15 @@ class PaperRouteClient:
             while (item := self._run(_next(items))) is not None:
                 yield item
         finally:
-            # Nobody waits for that: a loop that is left may be cleared away in the very thread that does it.
-            with contextlib.suppress(RuntimeError):  # the client is closed, and everything with it
-                self._loop.call_soon_threadsafe(lambda: self._loop.create_task(_closed(items)))
+            self._let_go(items)
+
+    def _let_go(self, items: AsyncIterator[T]) -> None:
+        """End what is read no more."""
+        if threading.current_thread() is self._thread:  # a loop that was left is cleared away wherever that happens
+            self._loop.create_task(_closed(items))
+        else:
+            with contextlib.suppress(RuntimeError, RequestFailed):  # the client is closed, and everything with it
+                self._run(_closed(items))
 
     def _end(self) -> None:
         """End the thread, and whatever other threads still wait for."""

@@ -1,5 +1,7 @@
 """The form of a question, as a request for a survey."""
 
+import hashlib
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,17 +26,20 @@ MODEL_STAGES = ("plan", "summarize", "frame")
 _NO_MOMENT = Timestamp(seconds=253402300800)  # the year 10000 is no moment: the gateway refuses it
 DEFAULTS = {
     "question": "",
-    "language": "",
     "max_papers": "160",
+    "language": "",
     "source": "auto",
     "ordering": "route",
     "writer": "sections",
+    "categories": "",
+    "published_from": "",
     "model": "",
     "write_model": "",
     "max_cost": "",
-    "published_from": "",
-    "categories": "",
+    "labels": "",
 }
+"""What the fields hold at first, in the order of the page."""
+LABELS_WANTED = "name=value, several separated by commas"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +49,13 @@ class QuestionForm:
     values: Mapping[str, str]
     faults: Mapping[str, str] = field(default_factory=dict)
     """By name of the form's field."""
+    once: str = field(default_factory=lambda: secrets.token_urlsafe(12))
+    """Of this page as it was shown: the same form sent twice asks once."""
+
+    @property
+    def first_fault(self) -> str:
+        """The first field of the page that has one; empty without."""
+        return next((name for name in DEFAULTS if name in self.faults), "")
 
     @property
     def choices(self) -> Mapping[str, list[str]]:
@@ -56,7 +68,8 @@ class QuestionForm:
 
 def form_of(sent: Mapping[str, Any]) -> QuestionForm:
     """Return the form as it was sent, with what it leaves out as it was offered."""
-    return QuestionForm(values={name: str(sent.get(name, value)) for name, value in DEFAULTS.items()})
+    values = {name: str(sent.get(name, value)) for name, value in DEFAULTS.items()}
+    return QuestionForm(values=values, once=str(sent["once"])) if "once" in sent else QuestionForm(values=values)
 
 
 def spec_of(form: QuestionForm) -> pb.SurveySpec:
@@ -80,6 +93,18 @@ def spec_of(form: QuestionForm) -> pb.SurveySpec:
     return spec
 
 
+def labels_of(text: str) -> dict[str, str]:
+    """Return labels written as "team=vision, project=a"; one without a name is what the gateway refuses."""
+    pieces = [each.partition("=") for each in text.split(",") if each.strip()]
+    return {(name.strip() if equals else ""): value.strip() for name, equals, value in pieces}
+
+
+def request_id_of(form: QuestionForm, spec: pb.SurveySpec) -> str:
+    """Return what makes sending a form twice ask once; a form that was changed in between asks anew."""
+    content = spec.SerializeToString(deterministic=True) + form.values["labels"].encode()
+    return hashlib.sha256(form.once.encode() + b"\0" + content).hexdigest()
+
+
 def with_faults(form: QuestionForm, violations: tuple[Violation, ...]) -> QuestionForm:
     """Return the form with what the gateway said of it beside the fields."""
     faults: dict[str, str] = {}
@@ -88,6 +113,8 @@ def with_faults(form: QuestionForm, violations: tuple[Violation, ...]) -> Questi
         faults.setdefault(_FIELDS.get(name, name), violation.description)
     if form.values["max_cost"].strip() and nano_usd(form.values["max_cost"].strip()) == REFUSED_COST:
         faults["max_cost"] = "US dollars, such as 0.05"
+    if "" in labels_of(form.values["labels"]):
+        faults["labels"] = LABELS_WANTED
     return QuestionForm(values=form.values, faults=faults)
 
 

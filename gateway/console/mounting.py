@@ -12,6 +12,7 @@ from services.common.settings import PREFIX, SettingsError, SharedSettings
 if TYPE_CHECKING:
     import grpc
 
+    from gateway.console.limits import Places
     from gateway.console.serving import ConsoleServer
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
@@ -48,6 +49,7 @@ class _Console:
         self._settings = settings
         self._channel: grpc.aio.Channel | None = None
         self._server: ConsoleServer | None = None
+        self._places: Places | None = None
 
     @property
     def url(self) -> str:
@@ -56,6 +58,7 @@ class _Console:
     async def open(self) -> None:
         """Begin to serve; the libraries of the web are loaded here, where a console is wanted."""
         from gateway.console.app import console_app
+        from gateway.console.limits import Places
         from gateway.console.serving import ConsoleServer
         from gateway.console.visitor import Gateway
 
@@ -66,8 +69,9 @@ class _Console:
             needs_tokens=settings.auth == "tokens",
             is_encrypted=settings.tls_cert is not None,
         )
+        self._places = Places()
         self._server = ConsoleServer(
-            console_app(behind, _hosts_of(settings)),
+            console_app(behind, _hosts_of(settings), self._places),
             settings.console_listen,
             tls_cert=settings.tls_cert,
             tls_key=settings.tls_key,
@@ -76,6 +80,8 @@ class _Console:
 
     async def close(self) -> None:
         """End the pages that are under way, within two seconds."""
+        if self._places:
+            self._places.closing.set()
         if self._server:
             await self._server.stop()
         if self._channel:

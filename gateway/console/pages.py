@@ -3,8 +3,9 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import wraps
+from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import grpc
 from google.protobuf.json_format import MessageToJson
@@ -13,14 +14,25 @@ from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import survey_service_pb2 as service_pb
 from paperroute.v1 import usage_service_pb2 as usage_pb
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from gateway.client import RequestFailed
-from gateway.console.forms import DEFAULTS, QuestionForm, form_of, spec_of, with_faults
+from gateway.client import AsyncPaperRouteClient, RequestFailed
+from gateway.console.facts import facts_of
+from gateway.console.forms import (
+    DEFAULTS,
+    LABELS_WANTED,
+    QuestionForm,
+    form_of,
+    labels_of,
+    request_id_of,
+    spec_of,
+    with_faults,
+)
+from gateway.console.limits import PlacedStream
 from gateway.console.plots import Bar, bars_svg
 from gateway.console.stream import sse
-from gateway.console.templates_of import templates
-from gateway.console.visitor import client_of, gateway_of, signed_in, signed_out, token_of
+from gateway.console.templates_of import section_html, templates
+from gateway.console.visitor import COOKIE, client_of, gateway_of, signed_in, signed_out, token_of
 from gateway.document.export_bibtex import bibtex_of
 from gateway.document.export_html import body_parts, html_of
 from gateway.document.export_markdown import markdown_of
@@ -43,7 +55,7 @@ STATUS: Mapping[grpc.StatusCode, int] = {
     grpc.StatusCode.UNAVAILABLE: 503,
     grpc.StatusCode.DEADLINE_EXCEEDED: 504,
 }
-DIMENSIONS = {"day": "DAY", "stage": "STAGE", "model": "MODEL", "tenant": "TENANT"}
+DIMENSIONS = {"day": "DAY", "stage": "STAGE", "model": "MODEL", "tenant": "TENANT", "label": "LABEL"}
 """What usage is shown by."""
 EXPORTS: Mapping[str, tuple[str, Callable[[pb.Survey], str]]] = {
     "md": ("text/markdown", markdown_of),
@@ -62,7 +74,7 @@ def page(handler: Page) -> Page:
     @wraps(handler)
     async def shown_page(request: Request) -> Response:
         if gateway_of(request).needs_tokens and not token_of(request):
-            return RedirectResponse(f"/sign-in?next={quote(request.url.path)}", status_code=303)
+            return RedirectResponse(f"/sign-in?next={quote(_way_back(request), safe='')}", status_code=303)
         try:
             return await handler(request)
         except RequestFailed as failure:
@@ -74,9 +86,18 @@ def page(handler: Page) -> Page:
 def refused(request: Request, failure: RequestFailed) -> Response:
     """Return the page that says why the gateway refused, and what to do."""
     if failure.code is grpc.StatusCode.UNAUTHENTICATED:
-        return _rendered(request, "sign_in.html", 401, next="/", fault=failure.message)
+        return _rendered(request, "sign_in.html", 401, next=_way_back(request), fault=failure.message)
     status = STATUS.get(failure.code, 502)
     return _rendered(request, "refused.html", status, failure=failure, status=status)
+
+
+def not_served(request: Request, status: HTTPStatus) -> Response:
+    """Return the page for what the console itself does not serve."""
+    message = {404: "Nothing is served at this address.", 405: "It does not take this method."}.get(
+        status, status.phrase
+    )
+    failure = RequestFailed(grpc.StatusCode.UNKNOWN, message, reason=status.phrase)
+    return _rendered(request, "refused.html", int(status), failure=failure, status=int(status))
 
 
 async def sign_in(request: Request) -> Response:
@@ -85,7 +106,7 @@ async def sign_in(request: Request) -> Response:
         return _rendered(request, "sign_in.html", next=_path(request.query_params.get("next", "/")), fault="")
     sent = await request.form()
     path, token = _path(str(sent.get("next", "/"))), str(sent.get("token", "")).strip()
-    request.cookies["paperroute_token"] = token
+    request.cookies[COOKIE] = token
     try:
         await anext(client_of(request).list_surveys(page_size=1), None)
     except RequestFailed as failure:
@@ -105,7 +126,12 @@ async def ask(request: Request) -> Response:
 
 
 @page
-async def create(request: Request) -> Response:
+async def surveys_page(request: Request) -> Response:
+    """Show the list, or take a question."""
+    return await (_create if request.method == "POST" else _list)(request)
+
+
+async def _create(request: Request) -> Response:
     """Start a survey, or say what it would cost, or what is wrong with the form."""
     sent = await request.form()
     form, client = form_of(sent), client_of(request)
@@ -114,7 +140,8 @@ async def create(request: Request) -> Response:
         if "estimate" in sent:
             estimate = await client.estimate_survey(spec)
             return _rendered(request, "ask.html", form=form, estimate=estimate)
-        survey = await client.create_survey(spec)
+        labels, request_id = labels_of(form.values["labels"]), request_id_of(form, spec)
+        survey = await client.create_survey(spec, labels=labels, request_id=request_id)
     except RequestFailed as failure:
         if not failure.violations:
             raise
@@ -123,19 +150,27 @@ async def create(request: Request) -> Response:
     return RedirectResponse(f"/surveys/{survey.survey_id}", status_code=303)
 
 
-@page
-async def surveys(request: Request) -> Response:
-    """Show the list, newest first."""
+async def _list(request: Request) -> Response:
+    """Show surveys, newest first, of one state and with some labels where that is asked for."""
+    asked = {name: request.query_params.get(name, "") for name in ("state", "label", "page")}
+    labels = labels_of(asked["label"])
+    is_label_read = "" not in labels
     listed = service_pb.ListSurveysRequest(
-        page_size=PAGE_SIZE, page_token=request.query_params.get("page", ""), states=_states(request)
+        page_size=PAGE_SIZE,
+        page_token=asked["page"],
+        states=_states(asked["state"]),
+        labels=labels if is_label_read else None,
     )
     answer = await client_of(request).surveys.ListSurveys(listed)
+    older = urlencode({**asked, "page": answer.next_page_token}) if answer.next_page_token else ""
     return _rendered(
         request,
         "surveys.html",
         surveys=answer.surveys,
-        next_page=answer.next_page_token,
-        state=request.query_params.get("state", ""),
+        older=older,
+        state=asked["state"],
+        label=asked["label"],
+        label_fault="" if is_label_read else LABELS_WANTED,
         states=[name.removeprefix("SURVEY_STATE_").lower() for name in pb.SurveyState.keys()[1:]],
     )
 
@@ -156,14 +191,19 @@ async def survey_body(request: Request) -> Response:
 
 async def events(request: Request) -> Response:
     """Stream a survey's events, from the one after the last that the page has seen."""
-    client, survey_id = client_of(request), request.path_params["survey_id"]
+    client = client_of(request)
     try:
-        await client.get_survey(survey_id)
+        found = await client.get_survey(request.path_params["survey_id"])
     except RequestFailed as failure:
         return Response(str(failure), STATUS.get(failure.code, 502), media_type="text/plain")
+    if request.method == "HEAD":
+        return Response(media_type="text/event-stream")
+    places, who = request.app.state.places, token_of(request)
+    if not places.take(who):
+        return Response("too many pages follow surveys", 503, headers={"Retry-After": "5"}, media_type="text/plain")
     last = request.headers.get("last-event-id") or request.query_params.get("after", "0")
     after = int(last) if last.isascii() and last.isdigit() and len(last) < 10 else 0  # noqa: PLR2004 - fits the field
-    return StreamingResponse(sse(client, survey_id, after), media_type="text/event-stream")
+    return PlacedStream(sse(client, found, after, places.closing), places, who)
 
 
 @page
@@ -175,7 +215,7 @@ async def act(request: Request) -> Response:
         await client.delete_survey(survey_id)
         return RedirectResponse("/surveys", status_code=303)
     await (client.cancel_survey if action == "cancel" else client.resume_survey)(survey_id)
-    return RedirectResponse(f"/surveys/{survey_id}", status_code=303)
+    return RedirectResponse(f"/surveys/{quote(survey_id)}#state", status_code=303)  # which then has the focus
 
 
 @page
@@ -197,7 +237,12 @@ async def usage(request: Request) -> Response:
     day_count = min(int(days), MAX_DAYS) if days.isascii() and days.isdigit() and 0 < len(days) < 6 else USAGE_DAYS  # noqa: PLR2004
     dimension = usage_pb.UsageDimension.Value(f"USAGE_DIMENSION_{DIMENSIONS[by]}")
     begin = timestamp_of(datetime.now(UTC) - timedelta(days=day_count))
-    found = await client_of(request).query_usage(group_by=[dimension], created_from=begin)
+    label, client = request.query_params.get("label", ""), client_of(request)
+    query: dict[str, Any] = {"label_key": label} if by == "label" else {}
+    is_asked = by != "label" or bool(label)
+    found = usage_pb.QueryUsageResponse()
+    if is_asked:
+        found = await client.query_usage(group_by=[dimension], created_from=begin, **query)
     rows = [(_label(row, by), row) for row in found.rows]
     bars = [Bar(label=label, value=row.cost_nano_usd, shown=f"${shown(row.cost_nano_usd)}") for label, row in rows]
     return _rendered(
@@ -205,6 +250,9 @@ async def usage(request: Request) -> Response:
         "usage.html",
         by=by,
         days=day_count,
+        label=label,
+        is_asked=is_asked,
+        month_left=await _month_left(client),
         dimensions=list(DIMENSIONS),
         rows=rows,
         total=found.total,
@@ -216,16 +264,34 @@ def _survey_parts(found: pb.Survey) -> dict[str, Any]:
     is_under_way = found.state in {pb.SURVEY_STATE_QUEUED, pb.SURVEY_STATE_RUNNING}
     reports = {name_of(report.stage): report for report in found.stages}
     stages = [(name, reports.get(name)) for name in map(name_of, pb.Stage.values()[1:])]
-    return {**body_parts(found, has_map_style=False), "is_under_way": is_under_way, "stage_rows": stages}
+    facts = facts_of(found.stages)
+    parts = body_parts(found, has_map_style=False)
+    return {**parts, "is_under_way": is_under_way, "stage_rows": stages, "facts": facts, "section_html": section_html}
 
 
-def _states(request: Request) -> Sequence[pb.SurveyState.ValueType]:
-    wanted = f"SURVEY_STATE_{request.query_params.get('state', '').upper()}"
+async def _month_left(client: AsyncPaperRouteClient) -> int | None:
+    """Return what is left of the tenant's budget of this month; None without one. An estimate is where it is told."""
+    estimate = await client.estimate_survey("budget")
+    return estimate.month_left_nano_usd if estimate.HasField("month_left_nano_usd") else None
+
+
+def _states(name: str) -> Sequence[pb.SurveyState.ValueType]:
+    wanted = f"SURVEY_STATE_{name.upper()}"
     return [pb.SurveyState.Value(wanted)] if wanted in pb.SurveyState.keys()[1:] else []
 
 
 def _label(row: usage_pb.UsageRow, by: str) -> str:
-    return name_of(row.stage) if by == "stage" else str(getattr(row, by))
+    if by == "stage":
+        return name_of(row.stage)
+    return row.label_value or "(without)" if by == "label" else str(getattr(row, by))
+
+
+def _way_back(request: Request) -> str:
+    """Return where to go on after a visitor has signed in: a form that was sent without a token is not sent again."""
+    path = request.url.path
+    if request.method == "POST":
+        path = path.rpartition("/")[0] if path.startswith("/surveys/") else "/"
+    return path.removesuffix("/events").removesuffix("/body") or "/"
 
 
 def _path(text: str) -> str:

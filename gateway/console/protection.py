@@ -37,7 +37,7 @@ class Protection:
             hosts: names, without ports, by which the console may be asked.
         """
         self._app = app
-        self._hosts = frozenset(hosts)
+        self._hosts = frozenset(name.lower() for name in hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -60,12 +60,21 @@ class Protection:
 
     def _fault(self, headers: Headers, method: str) -> str:
         host = headers.get("host", "")
-        if (urlsplit(f"//{host}").hostname or "") not in self._hosts:
+        if _name_of(f"//{host}")[0] not in self._hosts:
             return "The console is not known by this name; add it to PAPERROUTE_GATEWAY__CONSOLE_HOSTS.\n"
         if method in SAFE_METHODS:
             return ""
         origin = headers.get("origin")
         if origin is not None:
-            return "" if urlsplit(origin).netloc == host else "The form comes from another site.\n"
+            return "" if _name_of(origin)[1] == host.lower() else "The form comes from another site.\n"
         is_own = headers.get("sec-fetch-site") in {"same-origin", "none"}
         return "" if is_own else "It cannot be told which page the form comes from.\n"
+
+
+def _name_of(address: str) -> tuple[str, str]:
+    """Return the host of an address, without and with its port; empty for what is no address."""
+    try:
+        parts = urlsplit(address)
+        return parts.hostname or "", parts.netloc.lower()
+    except ValueError:  # such as a bracket that nothing closes
+        return "", ""

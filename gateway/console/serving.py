@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from services.common.errors import NotReady
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 DRAIN_S = 2
 MAX_CONNECTIONS = 1_000
 KEEP_ALIVE_S = 30
+HEAD_S = 10.0
+"""Longest that the head of a request may take to arrive."""
 
 
 class ConsoleServer:
@@ -39,6 +43,7 @@ class ConsoleServer:
         self._server = _Server(
             uvicorn.Config(
                 app,
+                http=_Protocol,
                 log_config=None,
                 access_log=False,
                 lifespan="off",
@@ -90,3 +95,33 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Take none: whoever runs the gateway ends it."""
         yield
+
+
+class _Protocol(H11Protocol):
+    """Ends connections on which no request arrives, or only slowly: they would keep others out."""
+
+    _patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as the library has it
+        super().connection_made(transport)
+        self._wait_for_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.their_state is h11.IDLE:
+            self._wait_for_head()
+        else:
+            self._stop_waiting()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _wait_for_head(self) -> None:
+        if self._patience is None:
+            self._patience = self.loop.call_later(HEAD_S, self.transport.close)
+
+    def _stop_waiting(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None

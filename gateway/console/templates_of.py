@@ -6,6 +6,9 @@ from pathlib import Path
 from jinja2 import ChoiceLoader, Environment, FileSystemLoader
 from paperroute.v1 import survey_pb2 as pb
 
+from gateway.console.facts import cost_of
+from gateway.document.export_markdown import remarks_of
+from gateway.document.phrases import phrases_of
 from gateway.document.rendering import environment
 from gateway.document.stages import name_of
 from services.common.paid.money import shown
@@ -24,12 +27,16 @@ def templates() -> Environment:
     made.filters["stage_name"] = name_of
     made.filters["usd"] = lambda nano: f"${shown(nano)}"
     made.filters["moment"] = lambda timestamp: f"{moment_of(timestamp):%Y-%m-%d %H:%M}"
-    made.filters["cost"] = _cost
+    made.filters["cost"] = cost_of
     return made
 
 
-def _cost(usages: object) -> str:
-    """Return what calls cost; what is missing for want of a price is said."""
-    rows = list(usages)  # type: ignore[call-overload] # a repeated field
-    known = f"${shown(sum(row.cost_nano_usd for row in rows))}"
-    return known if all(row.HasField("cost_nano_usd") for row in rows) else f"≥ {known}"
+def section_html(chapter_number: int, section: pb.Section, language: str) -> str:
+    """Return a finished section of a survey that is under way: heading, text, what a reader is warned of."""
+    phrases = phrases_of(language)
+    values = {"phrases": phrases, "remarks": lambda each: remarks_of(each, phrases)}
+    return (
+        templates()
+        .get_template("section.html")
+        .render(place=f"{chapter_number}.{section.number}", section=section, **values)
+    )

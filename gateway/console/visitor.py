@@ -53,7 +53,7 @@ def signed_in(request: Request, token: str, path: str) -> Response:
         max_age=MAX_AGE_S,
         httponly=True,
         samesite="strict",
-        secure=gateway_of(request).is_encrypted,
+        secure=gateway_of(request).is_encrypted or request.url.scheme == "https",  # or the proxy before it is
     )
     return response
 

@@ -46,7 +46,7 @@ def svg_of(survey: pb.Survey, *, has_style: bool = True) -> str:
     """
     papers = [paper for paper in survey.papers if paper.key]
     phrases = phrases_of(survey.spec.language)
-    root = Element("svg", xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img")
+    root = Element("svg", xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {WIDTH} {HEIGHT}", role="group")
     root.set("aria-labelledby", "title description")
     title = plain(survey.title or survey.spec.question)
     SubElement(root, "title", id="title").text = phrases.map_title.format(title=title)

@@ -1,13 +1,17 @@
 """The client for programs, against a real gateway: what it adds to the bare stubs."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from fakes import Fakes, papers
+from fakes import Fakes, Gate, papers
 from gateways import Gateway, gateway_with
 from paperroute.v1 import admin_service_pb2 as admin_pb
 from paperroute.v1 import survey_pb2 as pb
@@ -16,9 +20,11 @@ from paperroute.v1 import survey_service_pb2_grpc as pb_grpc
 from paperroute.v1 import usage_service_pb2 as usage_pb
 from serving import served
 
-from gateway.client import AsyncPaperRouteClient, PaperRouteClient, RequestFailed
+from gateway.client import AsyncPaperRouteClient, ClientSettings, PaperRouteClient, RequestFailed
 from gateway.client import async_client as module
+from services.common.errors import QueueFull, RateLimited
 from services.common.server import RoleServer
+from services.common.settings import SettingsError
 
 QUESTION = "What about names?"
 NOBODY = "127.0.0.1:1"
@@ -91,6 +97,7 @@ async def test_what_is_not_there_is_told(gateway: Gateway, method: str):
 
 async def test_a_gateway_that_is_not_there_is_told_with_advice(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "PAUSE_S", 0.01)
+    monkeypatch.setattr(module, "TRIES", 2)
     async with AsyncPaperRouteClient(NOBODY) as client:
         with pytest.raises(RequestFailed, match=rf"no gateway answers at {NOBODY}; start one with: paperroute up"):
             await client.get_survey("any")
@@ -116,6 +123,12 @@ class Breaking(pb_grpc.SurveyServiceServicer):
     def __init__(self) -> None:
         self.watches: list[int] = []
         self.creates: list[str] = []
+        self.refusals: list[Exception] = []
+        """What the next watches are refused with."""
+        self.is_mute_at_first = False
+        """Whether the first watch is never told anything."""
+        self.is_left = asyncio.Event()
+        """Whether a watch has been left by who asked for it."""
 
     async def CreateSurvey(self, request: Any, context: Any) -> Any:
         self.creates.append(request.request_id)
@@ -125,6 +138,13 @@ class Breaking(pb_grpc.SurveyServiceServicer):
 
     async def WatchSurvey(self, request: Any, context: Any) -> Any:
         self.watches.append(request.after_number)
+        if self.refusals:
+            raise self.refusals.pop(0)
+        if self.is_mute_at_first and len(self.watches) == 1:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.is_left.set()
         if request.after_number == 0:
             yield _started(1)
             yield _text(1, 0, "Der ")
@@ -187,9 +207,134 @@ async def test_a_create_is_repeated_under_the_same_id(breaking: tuple[Breaking, 
     assert len({*servicer.creates, ""}) == 2
 
 
-async def test_a_watch_that_is_left_is_let_go(gateway: Gateway):
-    async with AsyncPaperRouteClient(gateway.address) as client:
-        made = await client.create_survey(QUESTION)
-        async for _ in client.watch_survey(made.survey_id):
-            break
-        assert (await client.get_survey(made.survey_id)).survey_id == made.survey_id
+async def test_a_watch_goes_on_after_its_time(breaking: tuple[Breaking, str], monkeypatch: pytest.MonkeyPatch):
+    """A survey may take longer than a connection that nobody hears of any more is waited for."""
+    servicer, address = breaking
+    servicer.is_mute_at_first = True
+    monkeypatch.setattr(module, "WATCH_TIMEOUT_S", 0.2)
+    async with AsyncPaperRouteClient(address) as client:
+        events = [event async for event in client.watch_survey("one", after_number=1)]
+
+    assert servicer.watches == [1, 1]
+    assert events[-1].WhichOneof("event") == "finished"
+
+
+async def test_a_gateway_that_asks_for_patience_gets_it(breaking: tuple[Breaking, str]):
+    """A watch that is asked for anew too soon must not end the watching."""
+    servicer, address = breaking
+    servicer.refusals = [RateLimited(5, retry_after_s=0.01), RateLimited(5, retry_after_s=0.01)]
+    async with AsyncPaperRouteClient(address) as client:
+        events = [event async for event in client.watch_survey("one", after_number=1)]
+
+    assert servicer.watches == [1, 1, 1]
+    assert events[-1].number == 2
+
+
+@pytest.mark.parametrize(
+    ("refusal", "advice"),
+    [
+        pytest.param(QueueFull(5, retry_after_s=60), "try again in 60 s", id="busy for long"),
+        pytest.param(RuntimeError("a bug"), "its log says more", id="a bug"),
+    ],
+)
+async def test_what_will_not_pass_soon_is_told_at_once(breaking: tuple[Breaking, str], refusal: Exception, advice: str):
+    servicer, address = breaking
+    servicer.refusals = [refusal]
+    async with AsyncPaperRouteClient(address) as client:
+        with pytest.raises(RequestFailed, match=advice):
+            [event async for event in client.watch_survey("one")]
+
+    assert len(servicer.watches) == 1
+
+
+async def test_a_watch_that_is_left_is_let_go(breaking: tuple[Breaking, str]):
+    """Of either client: what nobody reads any more must not go on at the gateway."""
+    servicer, address = breaking
+    servicer.is_mute_at_first = True
+
+    async with AsyncPaperRouteClient(address) as client:
+        watching = asyncio.create_task(anext(client.watch_survey("one")))
+        await seen(lambda: servicer.watches)
+        watching.cancel()
+        async with asyncio.timeout(5):
+            await servicer.is_left.wait()
+
+
+async def test_a_loop_that_is_left_lets_its_watch_go(gateway: Gateway):
+    gate = Gate()
+    gateway.fakes.before["PlanSearch"] = gate
+
+    def program() -> str:
+        with PaperRouteClient(gateway.address) as client:
+            made = client.create_survey(QUESTION)
+            for event in client.watch_survey(made.survey_id):
+                assert event.number == 1
+                break
+            return client.get_survey(made.survey_id).survey_id
+
+    survey_id = await asyncio.to_thread(program)
+
+    assert (await gateway.get(survey_id)).state in {pb.SURVEY_STATE_QUEUED, pb.SURVEY_STATE_RUNNING}
+    gate.opened.set()
+    await gateway.events(survey_id)
+
+
+async def test_threads_share_a_client(gateway: Gateway):
+    def program() -> list[pb.Survey]:
+        with PaperRouteClient(gateway.address) as client, ThreadPoolExecutor(8) as threads:
+
+            def made(_: int) -> pb.Survey:
+                survey_id = client.create_survey(QUESTION).survey_id
+                kinds = [event.WhichOneof("event") for event in client.watch_survey(survey_id)]
+                assert kinds[-1] == "finished"
+                return client.get_survey(survey_id)
+
+            return list(threads.map(made, range(8)))
+
+    surveys = await asyncio.to_thread(program)
+
+    assert {survey.state for survey in surveys} == {pb.SURVEY_STATE_DONE}
+    assert len({survey.survey_id for survey in surveys}) == 8
+
+
+async def test_who_waits_is_told_that_another_thread_closed_the_client(breaking: tuple[Breaking, str]):
+    servicer, address = breaking
+    servicer.is_mute_at_first = True
+    client = PaperRouteClient(address)
+    waiting = asyncio.create_task(asyncio.to_thread(lambda: next(client.watch_survey("one"))))
+    await seen(lambda: servicer.watches)
+    await asyncio.gather(*(asyncio.to_thread(client.close) for _ in range(3)))
+
+    with pytest.raises(RequestFailed, match="the client was closed"):
+        await waiting
+    with pytest.raises(RuntimeError, match="the client is closed"):
+        client.get_survey("one")
+    with pytest.raises(RuntimeError, match="the client is closed"):
+        next(client.watch_survey("one"))
+    assert not [thread for thread in threading.enumerate() if thread.name == "paperroute-client"]
+
+
+def test_settings_that_cannot_be_used_leave_no_thread_behind():
+    with pytest.raises(SettingsError, match="PAPERROUTE_CA"):
+        PaperRouteClient("gateway.example:443", ClientSettings(token="a-token-of-twenty-characters"))
+
+    assert not [thread for thread in threading.enumerate() if thread.name == "paperroute-client"]
+
+
+def test_a_program_that_forgets_to_close_it_ends_all_the_same():
+    code = (
+        "from gateway.client import PaperRouteClient, RequestFailed\n"
+        f"client = PaperRouteClient('{NOBODY}')\n"
+        "try:\n    client.get_survey('one')\nexcept RequestFailed as failure:\n    print(failure.reason)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+
+    assert (ended.returncode, ended.stdout) == (0, "UNAVAILABLE\n")
+    assert "Traceback" not in ended.stderr
+
+
+async def seen(is_there: Callable[[], object]) -> None:
+    """Wait until something is there."""
+    async with asyncio.timeout(10):
+        while not is_there():
+            await asyncio.sleep(0.01)

@@ -1,5 +1,6 @@
 """The console over real HTTP, with a real gateway behind it: what a browser without scripts gets, what is refused."""
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator
@@ -7,10 +8,13 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin, urlsplit
 
 import aiohttp
+import grpc
 import pytest
-from fakes import Fakes, Gate, papers
+from consoles import console_at
+from fakes import Fakes, Gate, fails, papers
 from gateways import Gateway, gateway_with
 from paperroute.v1 import admin_service_pb2 as admin_pb
 from paperroute.v1 import admin_service_pb2_grpc as admin_grpc
@@ -18,10 +22,8 @@ from paperroute.v1 import survey_pb2 as pb
 from paperroute.v1 import survey_service_pb2 as service_pb
 from pydantic import SecretStr
 
-from gateway.console import visitor
-from gateway.console.app import console_app
+from gateway.console import limits, pages, serving
 from gateway.console.mounting import console_url
-from gateway.console.serving import ConsoleServer
 from gateway.server import mount
 from gateway.settings import GatewaySettings
 from services.common.channel import open_channel
@@ -86,16 +88,10 @@ class Console:
 
 @contextlib.asynccontextmanager
 async def console_of(gateway: Gateway, *, needs_tokens: bool = False) -> AsyncIterator[Console]:
-    async with open_channel(gateway.address) as channel:
-        behind = visitor.Gateway(channel=channel, needs_tokens=needs_tokens, is_encrypted=False)
-        server = ConsoleServer(console_app(behind, ["127.0.0.1"]), "127.0.0.1:0")
-        await server.start()
+    async with console_at(gateway, needs_tokens=needs_tokens) as url:
         jar = aiohttp.CookieJar(unsafe=True)  # of an address without a name
-        try:
-            async with aiohttp.ClientSession(cookie_jar=jar) as http:
-                yield Console(server.url, http, gateway)
-        finally:
-            await server.stop()
+        async with aiohttp.ClientSession(cookie_jar=jar) as http:
+            yield Console(url, http, gateway)
 
 
 @pytest.fixture
@@ -374,3 +370,268 @@ async def test_a_taken_port_is_told_by_the_name_of_its_variable(tmp_path: Path):
                 pass
         async with served_console(tmp_path) as url:  # nothing was left open
             assert url
+
+
+# What one visitor can do to others
+
+
+async def raw(url: str, *pieces: bytes) -> bytes:
+    """Send bytes, each piece after the other, and return all that comes until the console hangs up."""
+    parts = urlsplit(url)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    try:
+        for piece in pieces:
+            writer.write(piece)
+        with contextlib.suppress(ConnectionError):
+            return await reader.read()
+        return b""
+    finally:
+        writer.close()
+
+
+def form_head(url: str, length: int, kind: str = limits.FORM_TYPE) -> bytes:
+    lines = ["POST /surveys HTTP/1.1", f"Host: {urlsplit(url).netloc}", f"Origin: {url}", f"Content-Type: {kind}"]
+    return "\r\n".join([*lines, f"Content-Length: {length}", "Connection: close", "", ""]).encode()
+
+
+async def test_a_form_that_is_too_long_is_refused_before_its_end(console: Console):
+    size = limits.MAX_FORM_BYTES + 1
+    answer = await raw(console.url, form_head(console.url, 10 * size), b"x" * size)
+
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"content-security-policy" in answer
+
+
+async def test_a_form_that_does_not_arrive_is_given_up(console: Console, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(limits, "FORM_S", 0.05)
+    answer = await raw(console.url, form_head(console.url, 100), b"question=")
+
+    assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+async def test_what_is_no_form_is_refused(console: Console):
+    answer = await raw(console.url, form_head(console.url, 2, "multipart/form-data; boundary=x"), b"xx")
+
+    assert answer.startswith(b"HTTP/1.1 415 ")
+
+
+@pytest.mark.parametrize("piece", [b"", b"GET / HTTP/1.1\r\nHos", b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: "])
+async def test_who_sends_no_request_is_hung_up_on(console: Console, monkeypatch: pytest.MonkeyPatch, piece: bytes):
+    """Connections are few: who holds them without a word keeps others out."""
+    monkeypatch.setattr(serving, "HEAD_S", 0.05)
+
+    assert await raw(console.url, piece) == b""
+
+
+async def test_streams_are_bounded_and_their_places_come_free(tmp_path: Path):
+    gate = Gate()
+    async with (
+        gateway_with(Fakes(before={"WriteSection": gate}, found=papers(6)), tmp_path) as gateway,
+        console_at(gateway, places=limits.Places(total=2)) as url,
+        aiohttp.ClientSession() as http,
+    ):
+        survey_id = await gateway.create()
+        path = f"{url}/surveys/{survey_id}/events"
+        async with http.get(path) as first:
+            async with http.get(path) as second, http.get(path) as third:
+                statuses = [first.status, second.status, third.status]
+                retry_after = third.headers["Retry-After"]
+            gate.opened.set()
+            await first.read()
+        async with http.get(path) as fourth:
+            text = await fourth.text()
+
+    assert statuses == [200, 200, 503]
+    assert retry_after
+    assert text.endswith("event: end\ndata: {}\n\n")
+
+
+def test_no_visitor_takes_the_places_of_all():
+    places = limits.Places(total=3, each=2)
+
+    assert [places.take(who) for who in ("a", "a", "a", "b", "b")] == [True, True, False, True, False]
+    places.leave("a")
+    assert places.take("b")
+
+
+async def test_a_survey_that_was_resumed_is_followed_past_its_first_end(tmp_path: Path):
+    fakes = Fakes(before={"WriteSection": fails(grpc.StatusCode.INVALID_ARGUMENT)}, found=papers(2))
+    async with gateway_with(fakes, tmp_path) as gateway, console_of(gateway) as console:
+        survey_id = await console.asked()
+        del fakes.before["WriteSection"]
+        await gateway.resume(survey_id)
+        async with console.http.get(f"{console.url}/surveys/{survey_id}/events") as answer:
+            text = await answer.text()
+    names = [line.partition(": ")[2] for line in text.splitlines() if line.startswith("event")]
+
+    assert names.count("end") == 1
+    assert names[-1] == "end"
+    assert "A claim about" in text
+
+
+async def test_a_form_that_is_sent_twice_asks_once(console: Console):
+    page = await console.get("/")
+    once = next(each["value"] for each in page.of("input") if each["name"] == "once")
+    sent = [await console.post("/surveys", 303, question=each, once=once) for each in ("Why?", "Why?", "How?")]
+
+    assert sent[0][1] == sent[1][1]
+    assert sent[1][1] != sent[2][1]
+
+
+async def test_head_is_answered_on_every_page_and_ends(tmp_path: Path):
+    gate = Gate()
+    async with (
+        gateway_with(Fakes(before={"WriteSection": gate}, found=papers(2)), tmp_path) as gateway,
+        console_of(gateway) as console,
+    ):
+        survey = f"/surveys/{await gateway.create()}"
+        for path in (
+            "/",
+            "/surveys",
+            "/usage",
+            survey,
+            f"{survey}/events",
+            f"{survey}/export.md",
+            "/static/console.css",
+        ):
+            async with console.http.head(console.url + path) as answer:
+                assert (answer.status, await answer.read()) == (200, b""), path
+        gate.opened.set()
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("PUT", "/"), ("DELETE", "/surveys"), ("POST", "/usage"), ("GET", "/sign-out")]
+)
+async def test_a_wrong_method_is_refused_with_the_right_ones(console: Console, method: str, path: str):
+    async with console.http.request(method, console.url + path, headers={"Origin": console.url}) as answer:
+        assert answer.status == 405
+        assert answer.headers["Allow"]
+        assert "Content-Security-Policy" in answer.headers
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/surveys/%00",
+        "/surveys/%0d%0aSet-Cookie:x",
+        "/surveys/%ff%fe",
+        "/surveys/%F0%9F%9A%80",
+        "/surveys/..%2f..%2fetc",
+        "/static/..%2fapp.py",
+        "/static/%2e%2e/app.py",
+        "/surveys/" + "x" * 5_000,
+        "/%3Cscript%3E",
+    ],
+)
+async def test_a_strange_path_is_a_page_that_is_not_there(console: Console, path: str):
+    answer = await raw(
+        console.url,
+        f"GET {path} HTTP/1.1\r\nHost: {urlsplit(console.url).netloc}\r\nConnection: close\r\n\r\n".encode(),
+    )
+
+    assert answer.split(b" ", 2)[1] in {b"404", b"400"}
+    assert b"set-cookie" not in answer.partition(b"\r\n\r\n")[0].lower()
+    assert b"<script>" not in answer
+
+
+@pytest.mark.parametrize("host", ["[", "[::1", "127.0.0.1:x@evil.example", "evil.example:50080", ""])
+async def test_a_name_that_is_none_is_refused(console: Console, host: str):
+    answer = await raw(console.url, f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+
+    assert answer.startswith(b"HTTP/1.1 403 ")
+
+
+async def test_an_origin_that_is_none_is_refused(console: Console):
+    async with console.http.post(f"{console.url}/surveys", data={}, headers={"Origin": "http://["}) as answer:
+        assert answer.status == 403
+
+
+@pytest.mark.parametrize("token", ["caf\u00e9", "a\tb", '"quoted\\001"', "x" * 501, "\x7f", "a b"])
+async def test_a_strange_cookie_is_no_token(tmp_path: Path, token: str):
+    settings = {"auth": "tokens", "admin_token": SecretStr(ADMIN)}
+    async with (
+        gateway_with(Fakes(), tmp_path, **settings) as gateway,
+        console_of(gateway, needs_tokens=True) as console,
+    ):
+        head = f"GET /surveys HTTP/1.1\r\nHost: {urlsplit(console.url).netloc}\r\nConnection: close\r\n"
+        answer = await raw(console.url, head.encode() + b"Cookie: paperroute_token=" + token.encode() + b"\r\n\r\n")
+
+    assert answer.split(b" ", 2)[1] in {b"303", b"401", b"400"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "//evil.example",
+        "/\\evil.example",
+        "/\t/evil.example",
+        "https://evil.example/",
+        "javascript:alert(1)",
+        "/surveys\r\nSet-Cookie: a=b",
+        "/surveys\u2028x",
+        "http:/surveys",
+    ],
+)
+async def test_signing_in_never_leads_elsewhere_nor_into_the_head(tmp_path: Path, path: str):
+    settings = {"auth": "tokens", "admin_token": SecretStr(ADMIN)}
+    async with (
+        gateway_with(Fakes(), tmp_path, **settings) as gateway,
+        console_of(gateway, needs_tokens=True) as console,
+        console.http.post(
+            f"{console.url}/sign-in",
+            data={"token": ADMIN, "next": path},
+            headers={"Origin": console.url},
+            allow_redirects=False,
+        ) as answer,
+    ):
+        lead = urlsplit(urljoin(f"{console.url}/sign-in", answer.headers["Location"]))
+
+    assert answer.status == 303
+    assert f"{lead.scheme}://{lead.netloc}" == console.url
+    assert len(answer.headers.getall("Set-Cookie")) == 1
+    assert not any(character in answer.headers["Location"] for character in "\r\n\t")
+
+
+async def test_who_signs_in_after_a_form_comes_back_to_its_page(tmp_path: Path):
+    settings = {"auth": "tokens", "admin_token": SecretStr(ADMIN)}
+    async with (
+        gateway_with(Fakes(), tmp_path, **settings) as gateway,
+        console_of(gateway, needs_tokens=True) as console,
+    ):
+        _, way = await console.post("/surveys/abc/cancel", 303)
+
+    assert way == "/sign-in?next=%2Fsurveys%2Fabc"
+
+
+async def test_a_mistake_of_ours_shows_nothing_of_itself(console: Console, monkeypatch: pytest.MonkeyPatch):
+    def broken(*_: object) -> None:
+        raise RuntimeError("a secret")
+
+    monkeypatch.setattr(pages, "facts_of", broken)
+    survey_id = await console.asked()
+    async with console.http.get(f"{console.url}/surveys/{survey_id}") as answer:
+        text = await answer.text()
+
+    assert answer.status == 500
+    assert "Something is wrong with the console" in text
+    assert "secret" not in text
+    assert "Content-Security-Policy" in answer.headers
+
+
+async def test_a_cookie_travels_encrypted_where_the_proxy_before_it_does(tmp_path: Path):
+    settings = {"auth": "tokens", "admin_token": SecretStr(ADMIN)}
+    async with (
+        gateway_with(Fakes(), tmp_path, **settings) as gateway,
+        console_of(gateway, needs_tokens=True) as console,
+    ):
+        cookies = []
+        for headers in ({}, {"X-Forwarded-Proto": "https"}):
+            async with console.http.post(
+                f"{console.url}/sign-in",
+                data={"token": ADMIN},
+                headers={"Origin": console.url, **headers},
+                allow_redirects=False,
+            ) as answer:
+                cookies.append(answer.headers["Set-Cookie"])
+
+    assert ["Secure" in each for each in cookies] == [False, True]

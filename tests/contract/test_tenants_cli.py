@@ -144,7 +144,7 @@ async def test_a_refusal_says_why_and_what_to_do(
     assert await tenant_admin.list_tenants(address, is_json=False) == 1
     printed = capsys.readouterr().err
     assert "UNAUTHENTICATED" in printed
-    assert "Set PAPERROUTE_TOKEN" in printed
+    assert "set PAPERROUTE_TOKEN" in printed
 
 
 async def test_a_token_does_not_leave_the_machine_in_plain_text(monkeypatch: pytest.MonkeyPatch):

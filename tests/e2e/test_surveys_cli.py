@@ -83,11 +83,11 @@ def test_a_survey_is_deleted_after_a_yes_and_its_cost_stays(folder: Path):
 
 
 @pytest.mark.parametrize("command", ["show", "watch", "resume", "cancel"])
-def test_a_survey_that_is_not_there_is_told_in_one_line(folder: Path, command: str):
+def test_a_survey_that_is_not_there_is_told_with_what_to_do(folder: Path, command: str):
     done = run(folder, "surveys", command, "nobody")
 
     assert done.returncode == 1
-    assert done.stderr.strip() == "paperroute: NOT_FOUND: no survey 'nobody'"
+    assert "paperroute: NOT_FOUND: no survey 'nobody'\nthose that there are: paperroute surveys list\n" in done.stderr
 
 
 def test_a_state_that_is_none_is_told_with_those_there_are(folder: Path):

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import click
 from pydantic import ValidationError
-from rich.console import Console
 from rich.text import Text
 
 from gateway.cli.doctor import machine, network
 from gateway.cli.doctor.finding import Finding, Health, problem
+from gateway.cli.report import OurConsole
 from gateway.cli.running import EXIT_DONE, EXIT_FAILED
 from services.common.markdown import plain
 from services.common.settings import Settings, SharedSettings
@@ -107,10 +107,10 @@ def _show(finding: Finding) -> None:
     line = Text()
     line.append(f"{finding.health.value:<8}", style=STYLES[finding.health])
     line.append(f" {plain(finding.what)}: {plain(finding.found)}")
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    console.print(line)
+    console = OurConsole()
+    console.print(line, soft_wrap=True)
     if finding.advice:
-        console.print(Text(f"{'':8} {plain(finding.advice)}", style="dim"))
+        console.print(Text(f"{'':8} {plain(finding.advice)}", style="dim"), soft_wrap=True)
 
 
 def _show_json(finding: Finding) -> None:

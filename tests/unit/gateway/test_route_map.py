@@ -48,7 +48,7 @@ def test_chapters_differ_by_shape_too():
 def test_it_describes_itself_for_who_cannot_see_it():
     root = ElementTree.fromstring(svg_of(survey(20)))
 
-    assert root.get("role") == "img"
+    assert root.get("role") == "group"
     assert root.find(f"{SVG}title").text == "Route map: A title"
     assert root.find(f"{SVG}desc").text.startswith("20 papers in 3 chapters, joined in reading order. 1. A title 0;")
 
