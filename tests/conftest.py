@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.common.telemetry.logs import ROOMS
+from services.common.telemetry.logs import ROOMS, JsonLines, TextLines
 
 PROVIDER_KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "GOOGLE_API_KEY")
 
@@ -23,12 +23,17 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def own_logging() -> Iterator[None]:
-    """Give the log back as it was: a program that runs in the test's process sets it up for itself."""
-    root = logging.getLogger()
-    loggers = [root, *map(logging.getLogger, ROOMS)]
-    levels, handlers = [logger.level for logger in loggers], root.handlers[:]
+    """Begin with the log as Python has it: a program that runs in the tests' process sets it up for itself."""
+    _reset_logging()
     yield
+    _reset_logging()
+
+
+def _reset_logging() -> None:
+    root = logging.getLogger()
+    root.setLevel(logging.WARNING)
+    for handler in [each for each in root.handlers if isinstance(each.formatter, (JsonLines, TextLines))]:
+        root.removeHandler(handler)
+    for room in ROOMS:
+        logging.getLogger(room).setLevel(logging.NOTSET)
     logging.captureWarnings(capture=False)
-    root.handlers[:] = handlers
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)

@@ -1,5 +1,6 @@
 """A stub whose calls fail with `RequestFailed`."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
@@ -39,13 +40,19 @@ class _Explained:
         method = getattr(self._stub, name)
         return self._streamed(method) if isinstance(method, grpc.aio.UnaryStreamMultiCallable) else self._asked(method)
 
+    def _told(self, failure: grpc.aio.AioRpcError) -> BaseException:
+        task = asyncio.current_task()
+        if failure.code() is grpc.StatusCode.CANCELLED and task is not None and task.cancelling():
+            return asyncio.CancelledError()  # it was the caller who ended the call, such as by Ctrl-C
+        return failed(failure, self._caller.address)
+
     def _asked(self, method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def call(request: Any, **options: Any) -> Any:
             try:
                 given = {"timeout": self._caller.timeout_s, "metadata": self._caller.metadata, **options}
                 return await method(request, **given)
             except grpc.aio.AioRpcError as failure:
-                raise failed(failure, self._caller.address) from failure
+                raise self._told(failure) from failure
 
         return call
 
@@ -56,7 +63,7 @@ class _Explained:
                 async for message in call:
                     yield message
             except grpc.aio.AioRpcError as failure:
-                raise failed(failure, self._caller.address) from failure
+                raise self._told(failure) from failure
             finally:
                 call.cancel()  # who stops reading is done with it
 

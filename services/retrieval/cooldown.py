@@ -26,6 +26,10 @@ class Cooldown:
         """Take note of what is left of it now, in seconds; 0 for none."""
         self._until = time.monotonic() + left_s
 
+    def close(self) -> None:
+        """Tell of it no more."""
+        _cooldowns.discard(self)
+
     @property
     def left_s(self) -> float:
         """What is left of it, in seconds; 0 when it is over."""

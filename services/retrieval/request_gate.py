@@ -87,6 +87,7 @@ class RequestGate:
 
     async def close(self) -> None:
         """Give up the turn of a request under way; its answer is not waited for."""
+        self._cooldown.close()
         under_way = list(self._under_way)
         for task in under_way:
             task.cancel()

@@ -366,7 +366,9 @@ GOOD = f"Bearer {ADMIN_TOKEN}".encode()
 async def test_a_garbage_header_is_refused_like_any_other(served: Replica, headers: Any):
     status = await grpc_status(served.host.address, path_of(BY_NAME["GetSurvey"]), headers)
 
-    assert status == grpc.StatusCode.UNAUTHENTICATED.value[0]
+    # Headers that are long in all are refused before the guard: by grpc, and between its two limits by chance.
+    refusals = [grpc.StatusCode.UNAUTHENTICATED, *([grpc.StatusCode.RESOURCE_EXHAUSTED] if len(headers) > 2 else [])]
+    assert status in [each.value[0] for each in refusals]
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
