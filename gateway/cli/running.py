@@ -19,7 +19,7 @@ def run_and_exit(command: Coroutine[Any, Any, int | None]) -> NoReturn:
     from services.common.settings import SettingsError
 
     try:
-        status = asyncio.run(command) or EXIT_DONE
+        status = asyncio.run(_interruptible(command)) or EXIT_DONE
         if sys.stdout:  # there is none where it was closed
             sys.stdout.flush()  # now, while there is somebody to tell that it cannot be written
         sys.exit(status)
@@ -38,6 +38,17 @@ def run_and_exit(command: Coroutine[Any, Any, int | None]) -> NoReturn:
     for problem in problems:
         complain(problem)
     sys.exit(status)
+
+
+async def _interruptible(command: Coroutine[Any, Any, int | None]) -> int | None:
+    """Run a command; whatever it says when Ctrl-C ends it, it was ended by that."""
+    try:
+        return await command
+    except Exception:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError from None
+        raise
 
 
 def _end_with_a_broken_pipe() -> NoReturn:

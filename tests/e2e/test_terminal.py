@@ -294,5 +294,6 @@ def test_ctrl_c_before_anything_has_begun_ends_it(terminal):
         list(shown.frames())
         connection.close()
 
-    assert shown.program.returncode == 130
+    # 1: on a busy machine the signal can come before there is a loop to hear it, and click ends the program.
+    assert shown.program.returncode in {130, 1}, "\n".join(shown.everything())
     assert not any("Traceback" in line for line in shown.everything())
